@@ -1,0 +1,1 @@
+"""The medtune command, with the embedded servers."""

@@ -1,0 +1,1 @@
+"""The shared noun: jobs, their tables and rules; knows the database, not HTTP, not torch."""

@@ -1,0 +1,104 @@
+"""TrainingConfig: everything that a client may ask of a training run.
+
+The one definition used by the API, the job's row and the trainer. Torch-free, so that the API can import it.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+
+
+class ConfigModel(BaseModel):
+    """Refuses unknown fields by name; field docstrings become the OpenAPI descriptions."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class LoraConfig(ConfigModel):
+    r: Annotated[int, Field(ge=1, le=512)] = 16
+    """Rank of the adapter's matrices."""
+    alpha: Annotated[float, Field(gt=0)] = 32
+    """Scale: the update is multiplied by alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input."""
+    target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
+    """Module names to adapt, or `all-linear` for every linear layer but the output head."""
+    variant: Literal["lora"] = "lora"
+    """The kind of LoRA."""
+    plus_ratio: None = None
+    """Reserved for LoRA+; only null for now."""
+
+
+class DeepSpeedConfig(ConfigModel):
+    stage: Literal["auto", "none", 2, 3] = "auto"
+    """ZeRO stage; `auto` and `none` train without DeepSpeed (DDP for several processes)."""
+    offload: Literal["none", "cpu"] = "none"
+    """Where ZeRO keeps optimizer state (and at stage 3 parameters)."""
+    config: None = None
+    """Reserved for a DeepSpeed JSON of one's own; only null for now."""
+
+
+class TrainingConfig(ConfigModel):
+    method: Literal["sft"] = "sft"
+    """Supervised fine-tuning."""
+    epochs: Annotated[float, Field(gt=0, le=1000)] = 3
+    """Passes over the training rows; `max_steps` wins when both are given."""
+    max_steps: PositiveInt | None = None
+    """Optimizer steps to train for."""
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 2e-4
+    """Peak learning rate."""
+    lr_schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the learning rate after warm-up."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    """Share of the steps over which the rate climbs from 0 to its peak."""
+    optimizer: Literal["adamw"] = "adamw"
+    """Optimizer of the adapter's weights."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are clipped to this global norm."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of everything random."""
+    max_seq_len: Annotated[int, Field(ge=8, le=1_048_576)] = 2048
+    """Longest sequence in tokens."""
+    truncation: Literal["drop", "truncate", "fail"] = "drop"
+    """What happens to a longer row: left out, cut at the end, or the job fails."""
+    packing: bool = True
+    """Put several short rows into one sequence, with attention kept inside each row."""
+    chat_template: str | None = None
+    """A built-in template's name; null takes the model's own, or the documented default."""
+    train_on: Literal["assistant", "all"] = "assistant"
+    """Tokens that the loss counts: the answers only, or everything."""
+    micro_batch_size: Literal["auto"] | PositiveInt = "auto"
+    """Sequences per forward pass and process."""
+    global_batch_size: PositiveInt = 16
+    """Rows (packed: sequences) per optimizer step over all processes."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Number format of the base model and of the matrix products."""
+    gradient_checkpointing: Literal["auto"] | bool = "auto"
+    """Recompute activations in the backward pass to save memory; `auto` is off."""
+    lora: LoraConfig = LoraConfig()
+    """The adapter."""
+    quantization: Literal["none", "8bit", "4bit"] = "none"
+    """Base weights in 8 bits (LLM.int8) or 4 bits (NF4), by bitsandbytes."""
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
+    """DeepSpeed ZeRO."""
+    eval_every_steps: PositiveInt = 50
+    """Optimizer steps between validation losses; there is always one before the first step and one at the end."""
+    save_every_steps: PositiveInt = 50
+    """Optimizer steps between checkpoints."""
+    keep_checkpoints: Annotated[int, Field(ge=1, le=100)] = 2
+    """How many of the newest checkpoints stay on disk."""
+    early_stopping: None = None
+    """Reserved; only null for now."""
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> "TrainingConfig":
+        if self.deepspeed.offload != "none" and self.deepspeed.stage not in (2, 3):
+            raise ValueError("deepspeed.offload needs deepspeed.stage 2 or 3; set the stage or offload='none'")
+        if isinstance(self.micro_batch_size, int) and self.global_batch_size % self.micro_batch_size:
+            raise ValueError("global_batch_size must be a multiple of micro_batch_size")
+        return self
+

@@ -1,0 +1,37 @@
+"""Errors of the trainer.
+
+    TrainerError               code, message, remedy
+    ├── ConfigurationError     what was asked for cannot work
+    ├── ModelError             the base model cannot be used
+    ├── DataError              the rows cannot be used
+    └── VerificationError      the adapter is not what it should be
+"""
+
+from typing import Any
+
+
+class TrainerError(Exception):
+    """Ends a run with a reason that a person understands."""
+
+    def __init__(self, code: str, message: str, *, remedy: str = "", **details: Any) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.remedy = remedy
+        self.details = details
+
+
+class ConfigurationError(TrainerError):
+    """What was asked for cannot work."""
+
+
+class ModelError(TrainerError):
+    """The base model cannot be used."""
+
+
+class DataError(TrainerError):
+    """The rows cannot be used."""
+
+
+class VerificationError(TrainerError):
+    """The adapter is not what it should be."""

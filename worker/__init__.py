@@ -1,0 +1,1 @@
+"""Celery: runs one attempt of one job at a time."""
