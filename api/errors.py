@@ -1,0 +1,108 @@
+"""The one table from errors to HTTP, and the one shape that every error has."""
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from jobs.errors import Conflict, InvalidRequest, MedtuneError, NotAuthenticated, NotFound, TooLarge
+
+logger = logging.getLogger(__name__)
+
+STATUS_CODES: dict[type[MedtuneError], tuple[int, str]] = {
+    InvalidRequest: (422, "invalid_request_error"),
+    NotAuthenticated: (401, "authentication_error"),
+    NotFound: (404, "not_found_error"),
+    Conflict: (409, "conflict_error"),
+    TooLarge: (413, "invalid_request_error"),
+}
+"""HTTP status and `type` of each error class."""
+
+_HEADERS: dict[int, dict[str, str]] = {
+    401: {"WWW-Authenticate": "Bearer"},
+    # Clients that retry 409 by themselves would only hear the same again.
+    409: {"x-should-retry": "false"},
+    503: {"Retry-After": "5"},
+}
+
+
+class ErrorBody(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str
+    details: dict[str, Any]
+
+
+class ErrorResponse(BaseModel):
+    error: ErrorBody
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(MedtuneError, _handle_domain_error)
+    app.add_exception_handler(RequestValidationError, _handle_validation_error)
+    app.add_exception_handler(HTTPException, _handle_http_exception)
+    for lost_database in (OperationalError, InterfaceError, PoolTimeout):
+        app.add_exception_handler(lost_database, _handle_lost_database)
+    app.add_exception_handler(Exception, _handle_unexpected)
+
+
+def build_error_response(
+    status: int, type_: str, code: str, message: str, *, param: str | None = None, details: dict[str, Any] | None = None
+) -> JSONResponse:
+    error = {"message": message, "type": type_, "param": param, "code": code, "details": details or {}}
+    return JSONResponse({"error": error}, status_code=status, headers=_HEADERS.get(status))
+
+
+def _handle_domain_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, MedtuneError)
+    status, type_ = STATUS_CODES[type(error)]
+    return build_error_response(status, type_, error.code, error.message, param=error.param, details=error.details)
+
+
+def _handle_validation_error(_request: Request, error: Exception) -> JSONResponse:
+    """Every problem with its field; values are left out, because they may be private."""
+    assert isinstance(error, RequestValidationError)
+    problems = [{"param": _name_field(e["loc"]), "message": e["msg"], "code": e["type"]} for e in error.errors()]
+    first = problems[0]
+    return build_error_response(
+        422,
+        "invalid_request_error",
+        "unknown_field" if first["code"] == "extra_forbidden" else "invalid_field",
+        f"{first['param']}: {first['message']}",
+        param=first["param"],
+        details={"problems": problems},
+    )
+
+
+def _name_field(location: tuple[str | int, ...]) -> str:
+    """("body", "training", "lora", "r") is `training.lora.r`."""
+    parts = [str(part) for part in location[1:]] or [str(part) for part in location]
+    return ".".join(parts)
+
+
+_HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "bad_request", 413: "too_large"}
+
+
+def _handle_http_exception(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = _HTTP_CODES.get(error.status_code, f"http_{error.status_code}")
+    response = build_error_response(error.status_code, "invalid_request_error", code, str(error.detail))
+    response.headers.update(error.headers or {})
+    return response
+
+
+def _handle_lost_database(_request: Request, error: Exception) -> JSONResponse:
+    logger.error("the database does not answer: %s", error)
+    return build_error_response(503, "server_error", "database_unavailable", "the database does not answer; try again")
+
+
+def _handle_unexpected(_request: Request, _error: Exception) -> JSONResponse:
+    """Starlette logs the traceback after this answer is sent."""
+    return build_error_response(500, "server_error", "internal_error", "something failed that should not have")

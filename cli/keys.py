@@ -1,0 +1,55 @@
+"""`medtune keys`: works on the database, on a machine that has its URL and the service's secret key."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from sqlalchemy.orm import Session
+
+from jobs import api_keys, repository
+from jobs.database import Role, build_engine, build_sessions
+from jobs.settings import get_settings
+
+app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+
+
+@app.command()
+def create(
+    name: str,
+    tenant: Annotated[str, typer.Option(help="Whose jobs and datasets it sees.")] = api_keys.DEFAULT_TENANT,
+    admin: Annotated[bool, typer.Option(help="May change what belongs to all tenants.")] = False,
+) -> None:
+    """Make a key and show it, once."""
+    with _transaction() as session:
+        secret_key = get_settings().load_secret_key()
+        key, value = api_keys.create_key(session, secret_key, name=name, tenant_id=tenant, is_admin=admin)
+        typer.echo(f"{key.id} of tenant {tenant}: {value}")
+
+
+@app.command(name="list")
+def list_() -> None:
+    """List keys; their values are not stored."""
+    with _transaction() as session:
+        for key in repository.list_keys(session):
+            state = "revoked" if key.revoked_at else "admin" if key.is_admin else "valid"
+            typer.echo(f"{key.id}  {state:8} {key.tenant_id:16} {key.name}")
+
+
+@app.command()
+def revoke(key_id: str) -> None:
+    """Make a key invalid, at once."""
+    with _transaction() as session:
+        if not api_keys.revoke_key(session, key_id):
+            typer.echo(f"medtune: there is no valid key {key_id}", err=True)
+            raise typer.Exit(1)
+
+
+@contextmanager
+def _transaction() -> Iterator[Session]:
+    engine = build_engine(get_settings(), Role.API, pool_size=1)
+    try:
+        with build_sessions(engine).begin() as session:
+            yield session
+    finally:
+        engine.dispose()

@@ -1,0 +1,141 @@
+"""Supervisor: starts processes, each in a session of its own with its own log, and stops them in reverse order."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Self
+
+from jobs.processes import die_with_parent
+
+POLL_SECONDS = 0.05
+
+
+class StartFailed(Exception):
+    """A process ended, or did not get ready in time."""
+
+
+class Stopped(Exception):
+    """SIGINT or SIGTERM came."""
+
+
+@dataclass
+class _Child:
+    name: str
+    process: subprocess.Popen[bytes]
+    stop_signal: signal.Signals
+    grace_seconds: float
+
+
+class Supervisor:
+    """A context: when it ends, in whatever way, so do its processes.
+
+    SIGINT and SIGTERM raise Stopped inside the block. A SIGKILL of the supervisor reaches the children through the
+    kernel (`die_with_parent`).
+    """
+
+    def __init__(self, log_dir: Path) -> None:
+        self._log_dir = log_dir
+        self._children: list[_Child] = []
+
+    def __enter__(self) -> Self:
+        self._log_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _raise_stopped)
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _tb: TracebackType | None
+    ) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # A second Ctrl-C must not leave half of the processes alive.
+        self.stop()
+
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        stdin: bytes | None = None,
+        stop_signal: signal.Signals = signal.SIGTERM,
+        grace_seconds: float = 10,
+    ) -> None:
+        """Start a process; `environment` comes on top of this process's own."""
+        with self._log_path(name).open("ab") as log:
+            process = subprocess.Popen(
+                die_with_parent(command),
+                env={**os.environ, **(environment or {})},
+                stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._children.append(_Child(name, process, stop_signal, grace_seconds))
+        if stdin is not None:
+            assert process.stdin is not None
+            process.stdin.write(stdin)
+            process.stdin.close()
+
+    def run(self, name: str, command: Sequence[str], *, environment: Mapping[str, str] | None = None) -> None:
+        """Start a process and wait for its success."""
+        self.start(name, command, environment=environment)
+        child = self._children[-1]
+        if child.process.wait() != 0:
+            raise self._failure(child)
+        self._children.remove(child)
+
+    def wait_until(self, is_ready: Callable[[], bool], what: str, seconds: float) -> None:
+        """Poll until ready. Raises StartFailed when a process ends before, or at the deadline."""
+        deadline = time.monotonic() + seconds
+        while not is_ready():
+            self.check()
+            if time.monotonic() > deadline:
+                raise StartFailed(f"{what} was not ready within {seconds:.0f} s; see {self._log_dir}")
+            time.sleep(POLL_SECONDS)
+
+    def check(self) -> None:
+        """Raise StartFailed if a process ended by itself."""
+        for child in self._children:
+            if child.process.poll() is not None:
+                raise self._failure(child)
+
+    def wait(self) -> None:
+        """Until a process ends by itself, which raises StartFailed, or a signal raises Stopped."""
+        while True:
+            self.check()
+            time.sleep(10 * POLL_SECONDS)
+
+    def stop(self) -> None:
+        """Stop the processes, the last started first; each has its grace before SIGKILL takes its whole session."""
+        while self._children:
+            child = self._children.pop()
+            child.process.send_signal(child.stop_signal)
+            try:
+                child.process.wait(child.grace_seconds)
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.process.wait()
+            _kill_session(child.process.pid)
+
+    def _log_path(self, name: str) -> Path:
+        return self._log_dir / f"{name}.log"
+
+    def _failure(self, child: _Child) -> StartFailed:
+        path = self._log_path(child.name)
+        tail = "\n".join(path.read_text(errors="replace").splitlines()[-15:])
+        return StartFailed(f"{child.name} ended with exit code {child.process.returncode}; {path} ends with:\n{tail}")
+
+
+def _kill_session(leader: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def _raise_stopped(number: int, _frame: FrameType | None) -> None:
+    raise Stopped(signal.Signals(number).name)

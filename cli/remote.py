@@ -1,0 +1,170 @@
+"""Commands that talk to a running service: MEDTUNE_PUBLIC_URL (or HOST and PORT) and MEDTUNE_API_KEY."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cli.client import FINAL, ApiError, Client, open_client
+from jobs.settings import get_settings
+
+_EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 3, "held": 4}
+
+
+def add_commands(app: typer.Typer) -> None:
+    for command in (submit, wait, jobs, show, logs, cancel, download, datasets, models):
+        app.command()(command)
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(help="A job request as JSON.", exists=True, dir_okay=False)],
+    data: Annotated[Path | None, typer.Option(help="JSONL to upload as its dataset first.", exists=True)] = None,
+) -> None:
+    """Create a job and print its id."""
+    with _client() as client:
+        request = _load_request(file)
+        if data is not None:
+            request["dataset"] = {"id": client.upload(data)["id"]}
+        typer.echo(client.post("/jobs", request)["id"])
+
+
+def wait(job_id: str) -> None:
+    """Wait for a job's end: exit 0 succeeded, 1 failed, 3 cancelled, 4 held."""
+    with _client() as client, Console(stderr=True).status("waiting") as status:
+        job = client.wait_for_job(job_id, lambda job: status.update(_describe(job)))
+    typer.echo(_describe(job))
+    raise typer.Exit(_EXIT_CODES[job["status"]])
+
+
+def jobs(
+    status: Annotated[str | None, typer.Option(help="Only those with this status.")] = None,
+    limit: Annotated[int, typer.Option(help="How many of the newest.")] = 20,
+) -> None:
+    """List jobs, newest first."""
+    with _client() as client:
+        rows = client.get("/jobs", status=status, limit=limit)["data"]
+    _print_table(
+        ("job", "status", "model", "step", "loss", "name"),
+        [(j["id"], j["status"], j["model"], _step(j), _loss(j), j["name"] or "") for j in rows],
+    )
+
+
+def show(job_id: str) -> None:
+    """Print a job, all of it, as JSON."""
+    with _client() as client:
+        typer.echo(json.dumps(client.get(f"/jobs/{job_id}"), indent=2))
+
+
+def logs(
+    job_id: str, follow: Annotated[bool, typer.Option("-f", "--follow", help="Until the job ends.")] = False
+) -> None:
+    """Print a job's log."""
+    with _client() as client:
+        after = 0
+        is_final = False
+        while not is_final:
+            is_final = not follow or client.get(f"/jobs/{job_id}")["status"] in FINAL
+            for page in client.follow(f"/jobs/{job_id}/logs", after):
+                for chunk in page:
+                    sys.stdout.write(chunk["text"])
+                    after = chunk["seq"]
+            sys.stdout.flush()
+            if not is_final:
+                time.sleep(0.5)
+
+
+def cancel(job_id: str) -> None:
+    """Cancel a job."""
+    with _client() as client:
+        typer.echo(_describe(client.post(f"/jobs/{job_id}/cancel")))
+
+
+def download(job_id: str, out: Annotated[Path | None, typer.Option(help="File to write.")] = None) -> None:
+    """Download a succeeded job's adapter."""
+    path = out or Path(f"{job_id}.tar.gz")
+    with _client() as client:
+        client.download_adapter(job_id, path)
+    typer.echo(str(path))
+
+
+def datasets(upload: Annotated[Path | None, typer.Option(help="JSONL to upload.", exists=True)] = None) -> None:
+    """List datasets; or upload one, wait for its check and print the report if it was rejected."""
+    with _client() as client:
+        if upload is None:
+            rows = [(d["id"], d["status"], str(d["rows"] or ""), d["name"]) for d in client.get("/datasets")["data"]]
+            _print_table(("dataset", "status", "rows", "name"), rows)
+            return
+        dataset = client.wait_for_dataset(client.upload(upload)["id"])
+        typer.echo(f"{dataset['id']} {dataset['status']}, {dataset['rows']} rows")
+        if dataset["status"] == "rejected":
+            typer.echo(json.dumps(client.get(f"/datasets/{dataset['id']}/report"), indent=2))
+            raise typer.Exit(1)
+
+
+def models() -> None:
+    """List base models."""
+    with _client() as client:
+        rows = [(m["id"], m["source"], "yes" if m["trainable"] else "no") for m in client.get("/models")["data"]]
+    _print_table(("model", "source", "trainable"), rows)
+
+
+@contextmanager
+def _client() -> Iterator[Client]:
+    settings = get_settings()
+    url = settings.public_url or f"http://{settings.host}:{settings.port}"
+    key = os.environ.get("MEDTUNE_API_KEY", "")
+    if not key:
+        _fail("MEDTUNE_API_KEY is not set; `medtune serve` prints a key, `medtune keys create` makes one")
+    try:
+        with open_client(url, key) as client:
+            yield client
+    except ApiError as error:
+        _fail(str(error))
+    except httpx.TransportError as error:
+        _fail(f"{url} does not answer: {error}")
+
+
+def _load_request(file: Path) -> dict[str, Any]:
+    try:
+        request = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        _fail(f"{file} is no JSON: {error}")
+    if not isinstance(request, dict):
+        _fail(f"{file}: a job request is one JSON object")
+    return request  # type: ignore[no-any-return]
+
+
+def _describe(job: dict[str, Any]) -> str:
+    parts = [job["status"], _step(job), _loss(job), (job["reason"] or {}).get("message", "")]
+    return f"{job['id']} " + ", ".join(part for part in parts if part)
+
+
+def _step(job: dict[str, Any]) -> str:
+    progress = job["progress"]
+    return f"step {progress['step']}/{progress['max_steps']}" if progress else ""
+
+
+def _loss(job: dict[str, Any]) -> str:
+    loss = (job["metrics"] or {}).get("loss")
+    return f"loss {loss:.3f}" if loss is not None else ""
+
+
+def _print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    table = Table(*headings, box=None)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"medtune: {message}", err=True)
+    raise typer.Exit(1)

@@ -1,0 +1,47 @@
+"""API keys: made once, shown once, stored as a keyed hash."""
+
+import hashlib
+import hmac
+import secrets
+
+from sqlalchemy import func, update
+from sqlalchemy.orm import Session
+
+from jobs import repository
+from jobs.ids import new_id
+from jobs.models import ApiKey
+
+DEFAULT_TENANT = "default"
+
+
+def hash_key(key: str, secret_key: bytes) -> bytes:
+    """Keys carry 256 random bits, so a fast keyed hash is the right one: nothing to guess, nothing to replay."""
+    return hmac.digest(secret_key, key.encode(), hashlib.sha256)
+
+
+def create_key(
+    session: Session, secret_key: bytes, *, name: str, tenant_id: str = DEFAULT_TENANT, is_admin: bool = False
+) -> tuple[ApiKey, str]:
+    """A new key and its value, which nobody can read again."""
+    value = f"mt_{secrets.token_urlsafe(32)}"
+    return _store(session, hash_key(value, secret_key), name, tenant_id, is_admin), value
+
+
+def ensure_bootstrap_key(session: Session, secret_key: bytes, value: str) -> None:
+    """An admin key with this value exists. Two services that start at once may both call it."""
+    key_hash = hash_key(value, secret_key)
+    if repository.find_key_by_hash(session, key_hash) is None:
+        _store(session, key_hash, "bootstrap", DEFAULT_TENANT, is_admin=True)
+
+
+def _store(session: Session, key_hash: bytes, name: str, tenant_id: str, is_admin: bool) -> ApiKey:
+    key = ApiKey(id=new_id("key"), key_hash=key_hash, name=name, tenant_id=tenant_id, is_admin=is_admin)
+    session.add(key)
+    session.flush()
+    return key
+
+
+def revoke_key(session: Session, key_id: str) -> bool:
+    """Whether there was such a valid key."""
+    valid = update(ApiKey).where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
+    return session.execute(valid.values(revoked_at=func.now()).returning(ApiKey.id)).first() is not None

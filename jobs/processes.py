@@ -1,0 +1,15 @@
+"""Child processes that cannot outlive their parent."""
+
+import shutil
+from collections.abc import Sequence
+
+_SETPRIV = shutil.which("setpriv")
+
+
+def die_with_parent(command: Sequence[str], signal_name: str = "KILL") -> list[str]:
+    """The command, changed so that the kernel signals it when the parent dies in whatever way.
+
+    The signal comes when the thread that started the child ends, so start it from a thread that lives as long.
+    Without util-linux the command stays as it is, and only an orderly stop ends it.
+    """
+    return [_SETPRIV, "--pdeathsig", signal_name, *command] if _SETPRIV else list(command)

@@ -1,0 +1,256 @@
+"""Every SELECT. Under the API's role, row-level security shows the transaction's tenant only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Select, exists, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from jobs.errors import InvalidRequest, NotFound
+from jobs.models import Adapter, ApiKey, Attempt, Dataset, Event, Job, Json, LogChunk, Metric, Worker
+from jobs.status import DatasetStatus, JobStatus
+
+WORKER_ALIVE = timedelta(seconds=60)
+"""A worker that was not seen for longer does not count as one."""
+
+
+# --- Keys -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who sends a request."""
+
+    key_id: str
+    tenant_id: str
+    is_admin: bool
+
+
+_IDENTITY = (
+    ApiKey.id,
+    ApiKey.tenant_id,
+    ApiKey.is_admin,
+    # In the same statement, for a round trip less: the transaction sees the key's tenant from here on.
+    func.set_config("medtune.tenant", ApiKey.tenant_id, True),
+)
+_BY_HASH = select(*_IDENTITY).where(ApiKey.revoked_at.is_(None))
+
+
+def identify(session: Session, *, key_hash: bytes | None = None, key_id: str | None = None) -> Identity | None:
+    """The owner of a key that is valid now; the transaction becomes its tenant's."""
+    condition = ApiKey.key_hash == key_hash if key_hash is not None else ApiKey.id == key_id
+    row = session.execute(_BY_HASH.where(condition)).first()
+    return None if row is None else Identity(row[0], row[1], row[2])
+
+
+def find_key_by_hash(session: Session, key_hash: bytes) -> ApiKey | None:
+    return session.scalar(select(ApiKey).where(ApiKey.key_hash == key_hash))
+
+
+def list_keys(session: Session) -> Sequence[ApiKey]:
+    return session.scalars(select(ApiKey).order_by(ApiKey.id)).all()
+
+
+# --- Datasets ---------------------------------------------------------------------------------------------------
+
+
+def get_dataset(session: Session, dataset_id: str, *, param: str | None = None) -> Dataset:
+    dataset = session.get(Dataset, dataset_id)
+    if dataset is None:
+        raise NotFound("dataset_not_found", f"there is no dataset {dataset_id!r}", param=param)
+    return dataset
+
+
+def get_dataset_for_job(session: Session, dataset_id: str, *, param: str) -> Dataset:
+    """A dataset that is ready, or being checked: then it cannot become anything else before this transaction ends.
+
+    Without the lock the check could end unseen, and the job would wait for it for ever.
+    """
+    dataset = get_dataset(session, dataset_id, param=param)
+    if dataset.status == DatasetStatus.VALIDATING:
+        session.refresh(dataset, with_for_update={"read": True})
+    if dataset.status == DatasetStatus.REJECTED:
+        raise InvalidRequest(
+            "dataset_rejected",
+            f"dataset {dataset_id} did not pass its check; read GET /datasets/{dataset_id}/report",
+            param=param,
+        )
+    return dataset
+
+
+def list_datasets(session: Session, *, limit: int, after: str | None) -> Sequence[Dataset]:
+    """Newest first; up to `limit` older than `after`."""
+    return session.scalars(_page_of_newest(select(Dataset), Dataset.id, after, limit)).all()
+
+
+def count_jobs_of_dataset(session: Session, dataset_id: str) -> int:
+    uses = or_(Job.dataset_id == dataset_id, Job.validation_dataset_id == dataset_id)
+    return session.scalar(select(func.count()).select_from(Job).where(uses)) or 0
+
+
+def count_waiting_datasets(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(_waiting_datasets().subquery())) or 0
+
+
+def lock_waiting_dataset(session: Session) -> Dataset | None:
+    return session.scalar(_waiting_datasets().order_by(Dataset.id).limit(1).with_for_update(skip_locked=True))
+
+
+def lock_dataset(session: Session, dataset_id: str) -> Dataset | None:
+    return session.scalar(select(Dataset).where(Dataset.id == dataset_id).with_for_update())
+
+
+def list_dataset_statuses(session: Session, job: Job) -> Sequence[DatasetStatus]:
+    ids = [job.dataset_id, job.validation_dataset_id]
+    return session.scalars(select(Dataset.status).where(Dataset.id.in_(ids))).all()
+
+
+def list_datasets_of_job(session: Session, job: Job) -> Sequence[Dataset]:
+    ids = [job.dataset_id, job.validation_dataset_id]
+    return session.scalars(select(Dataset).where(Dataset.id.in_(ids))).all()
+
+
+def _waiting_datasets() -> Select[Dataset]:
+    return select(Dataset).where(
+        Dataset.status == DatasetStatus.VALIDATING,
+        or_(Dataset.lease_expires_at.is_(None), Dataset.lease_expires_at < func.now()),
+    )
+
+
+# --- Jobs -------------------------------------------------------------------------------------------------------
+
+
+def get_job(session: Session, job_id: str) -> Job:
+    job = session.get(Job, job_id)
+    if job is None:
+        raise NotFound("job_not_found", f"there is no job {job_id!r}")
+    return job
+
+
+def list_jobs(
+    session: Session,
+    *,
+    limit: int,
+    after: str | None = None,
+    status: JobStatus | None = None,
+    model: str | None = None,
+    labels: Json | None = None,
+) -> Sequence[Job]:
+    """Newest first; up to `limit` older than `after`."""
+    query = select(Job)
+    if status is not None:
+        query = query.where(Job.status == status)
+    if model is not None:
+        query = query.where(Job.model == model)
+    if labels:
+        query = query.where(Job.labels.contains(labels))
+    return session.scalars(_page_of_newest(query, Job.id, after, limit)).all()
+
+
+def find_job_by_idempotency_key(session: Session, tenant_id: str, key: str) -> Job | None:
+    """Whoever asks for the same key meanwhile waits until this transaction ends."""
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{tenant_id}/{key}", 0))))
+    return session.scalar(select(Job).where(Job.tenant_id == tenant_id, Job.idempotency_key == key))
+
+
+def get_queue_position(session: Session, job_id: str) -> int | None:
+    """1 for the next to start; null when the job is not queued. Counts other tenants' jobs too."""
+    return session.scalar(select(func.medtune_queue_position(job_id)))
+
+
+def find_adapter(session: Session, job_id: str) -> Adapter | None:
+    return session.get(Adapter, job_id)
+
+
+def list_attempts(session: Session, job_id: str) -> Sequence[Attempt]:
+    return session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)).all()
+
+
+def lock_job(session: Session, job_id: str) -> Job:
+    job = session.scalar(select(Job).where(Job.id == job_id).with_for_update())
+    if job is None:
+        raise NotFound("job_not_found", f"there is no job {job_id!r}")
+    return job
+
+
+def lock_best_queued_job(session: Session, num_gpus: int) -> Job | None:
+    """Highest priority first, then the oldest, of those that fit on `num_gpus`."""
+    return session.scalar(
+        _queued_jobs()
+        .where(Job.num_gpus <= num_gpus)
+        .order_by(Job.priority.desc(), Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+
+
+def lock_jobs_waiting_for_dataset(session: Session, dataset_id: str) -> Sequence[Job]:
+    uses = or_(Job.dataset_id == dataset_id, Job.validation_dataset_id == dataset_id)
+    return session.scalars(select(Job).where(Job.status == JobStatus.VALIDATING, uses).with_for_update()).all()
+
+
+def lock_jobs_with_expired_leases(session: Session) -> Sequence[Job]:
+    expired = select(Job).where(Job.lease_owner.is_not(None), Job.lease_expires_at < func.now())
+    return session.scalars(expired.with_for_update(skip_locked=True)).all()
+
+
+def count_queued_jobs(session: Session) -> int:
+    return session.scalar(select(func.count()).select_from(_queued_jobs().subquery())) or 0
+
+
+def _queued_jobs() -> Select[Job]:
+    return select(Job).where(
+        Job.status == JobStatus.QUEUED, Job.not_before <= func.now(), Job.cancel_requested_at.is_(None)
+    )
+
+
+# --- What happened to a job -------------------------------------------------------------------------------------
+
+
+def list_events(session: Session, job_id: str, *, after: int, limit: int) -> Sequence[Event]:
+    return _list_after(session, Event, job_id, after, limit)
+
+
+def list_metrics(session: Session, job_id: str, *, after: int, limit: int) -> Sequence[Metric]:
+    return _list_after(session, Metric, job_id, after, limit)
+
+
+def list_log_chunks(session: Session, job_id: str, *, after: int, limit: int) -> Sequence[LogChunk]:
+    return _list_after(session, LogChunk, job_id, after, limit)
+
+
+def get_last_seqs(session: Session, job_id: str) -> tuple[int, int]:
+    """The job's highest sequence numbers: of its metrics and of its log chunks."""
+    last = [session.scalar(select(func.max(t.seq)).where(t.job_id == job_id)) or 0 for t in (Metric, LogChunk)]
+    return last[0], last[1]
+
+
+# --- Workers ----------------------------------------------------------------------------------------------------
+
+
+def find_largest_worker(session: Session) -> int | None:
+    """GPUs of the living training worker that has most; null when none lives."""
+    alive = Worker.last_seen_at > func.now() - WORKER_ALIVE
+    return session.scalar(select(func.max(Worker.num_gpus)).where(alive, Worker.queue == "train"))
+
+
+def check_reachable(session: Session) -> None:
+    """Raises the driver's error when the database does not answer, or has no tables yet."""
+    session.execute(select(exists(select(Worker.id))))
+
+
+# --- Steps of the above -----------------------------------------------------------------------------------------
+
+
+def _page_of_newest(query: Select[Any], key: InstrumentedAttribute[str], after: str | None, limit: int) -> Select[Any]:
+    """Ids sort by time, so that the last id of a page is the cursor of the next."""
+    if after is not None:
+        query = query.where(key < after)
+    return query.order_by(key.desc()).limit(limit)
+
+
+def _list_after(session: Session, table: Any, job_id: str, after: int, limit: int) -> Sequence[Any]:
+    query = select(table).where(table.job_id == job_id, table.seq > after).order_by(table.seq).limit(limit)
+    return session.scalars(query).all()

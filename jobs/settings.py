@@ -1,0 +1,97 @@
+"""Settings: everything an operator can set, from environment variables `MEDTUNE_*` or files in /run/secrets."""
+
+import functools
+import secrets
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_SECRETS_DIR = Path("/run/secrets")
+
+
+class Settings(BaseSettings):
+    """Each field is documented in docs/configuration.md."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDTUNE_", env_ignore_empty=True, use_attribute_docstrings=True)
+
+    home: Path = Path(".medtune")
+    """Folder of everything that medtune keeps on this machine."""
+    database_url: SecretStr | None = None
+    """PostgreSQL, as `postgresql://user:password@host:port/name`. Without it, `serve` runs one in the home."""
+    redis_url: SecretStr | None = None
+    """Redis, as `redis://:password@host:port/0`. Without it, `serve` runs one in the home."""
+    store_url: str | None = None
+    """Where datasets and adapters are kept: a folder, or any fsspec URL such as `s3://bucket/prefix`.
+    Without it, `HOME/store`."""
+    models_dir: Path | None = None
+    """Folder whose subfolders are base models. Without it, `HOME/models`."""
+    models_file: Path | None = None
+    """TOML file that registers further base models."""
+    bootstrap_key: SecretStr | None = Field(default=None, min_length=16)
+    """An admin API key with this value exists after start."""
+    secret_key: SecretStr | None = Field(default=None, min_length=32)
+    """Key of the API keys' hashes and of the dashboard's sessions; the same for every API process.
+    Without it, one is made in `HOME/secret_key`."""
+    host: str = "127.0.0.1"
+    """Address that the API listens on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port that the API listens on."""
+    public_url: str | None = None
+    """The URL under which people reach the service."""
+    log_level: str = "INFO"
+    """Level of the service's own logs."""
+    max_upload_bytes: Annotated[int, Field(gt=0)] = 5 * 2**30
+    """Largest dataset that may be uploaded."""
+    session_hours: Annotated[float, Field(gt=0)] = 12
+    """How long a sign-in to the dashboard lasts."""
+    worker_gpus: Annotated[int, Field(ge=0)] | None = None
+    """GPUs of this worker. Without it, as many as the machine's NVIDIA driver shows."""
+    heartbeat_seconds: Annotated[float, Field(gt=0)] = 10
+    """A worker renews its lease on a job this often."""
+    lease_seconds: Annotated[float, Field(gt=0)] = 180
+    """A job whose lease is older than this is taken from its worker."""
+    flush_seconds: Annotated[float, Field(gt=0)] = 1
+    """A worker sends a running job's logs and metrics to the database this often."""
+    stop_grace_seconds: Annotated[float, Field(gt=0)] = 30
+    """From SIGTERM to SIGKILL for a trainer that must stop."""
+    reconcile_seconds: Annotated[float, Field(gt=0)] = 5
+    """The reconciler looks for waiting work and lost leases this often."""
+    max_attempts: Annotated[int, Field(gt=0)] = 3
+    """A job whose workers were lost this often fails."""
+
+    def model_post_init(self, _context: Any) -> None:
+        self.home = self.home.expanduser().absolute()
+        self.models_dir = (self.models_dir or self.home / "models").expanduser().absolute()
+
+    @property
+    def store_location(self) -> str:
+        return self.store_url or str(self.home / "store")
+
+    @property
+    def runs_dir(self) -> Path:
+        """Folder of the attempts' run folders on this worker."""
+        return self.home / "runs"
+
+    def load_secret_key(self) -> bytes:
+        """The configured key, or the home's own, which the first caller makes."""
+        if self.secret_key is not None:
+            return self.secret_key.get_secret_value().encode()
+        path = self.home / "secret_key"
+        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        candidate = path.with_name(f"secret_key.{secrets.token_hex(8)}")
+        candidate.touch(mode=0o600)
+        candidate.write_text(secrets.token_hex(32), encoding="ascii")
+        try:
+            path.hardlink_to(candidate)  # Fails when another process was first, and then its key is the one.
+        except FileExistsError:
+            pass
+        finally:
+            candidate.unlink()
+        return path.read_bytes()
+
+
+@functools.cache
+def get_settings() -> Settings:
+    return Settings(_secrets_dir=_SECRETS_DIR if _SECRETS_DIR.is_dir() else None)

@@ -1,0 +1,112 @@
+"""The only producer of Celery messages. A ring says "look at the table" and carries no truth: it may be lost,
+doubled, late or forged, and nothing bad follows. The reconciler heals lost ones.
+"""
+
+import logging
+import queue
+import threading
+from enum import StrEnum
+from typing import Any
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from jobs.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+PUBLISH_SECONDS = 1.0
+"""A ring that takes longer is given up."""
+
+
+class Queue(StrEnum):
+    TRAIN = "train"
+    """Workers with GPUs (or the CPU) that run jobs."""
+    CHECK = "check"
+    """Workers that check datasets; they need no GPU."""
+
+
+TASKS = {Queue.TRAIN: "run_next_job", Queue.CHECK: "check_next_dataset"}
+"""The one task of each queue. It takes no arguments."""
+
+
+class RedisNotConfigured(Exception):
+    """There is no Redis URL."""
+
+
+def build_celery(settings: Settings, **options: Any) -> Celery:
+    """The Celery application of producers and workers: the same transport options everywhere, as Redis needs it."""
+    if settings.redis_url is None:
+        raise RedisNotConfigured(
+            "MEDTUNE_REDIS_URL is not set; set it, or use `medtune serve`, which runs a Redis of its own"
+        )
+    app = Celery("medtune", broker=settings.redis_url.get_secret_value(), set_as_current=False)
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=False,  # The lease in the database recovers work, not the broker.
+        task_routes={task: {"queue": queue_name.value} for queue_name, task in TASKS.items()},
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "global_keyprefix": "medtune:",
+            "visibility_timeout": 3600,
+            "socket_connect_timeout": PUBLISH_SECONDS,
+            "socket_timeout": 30,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+        },
+        **options,
+    )
+    return app
+
+
+class Doorbell:
+    """Rings from a thread of its own, so that a request never waits for Redis."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._celery = build_celery(settings)
+        self._celery.conf.broker_transport_options |= {"socket_timeout": PUBLISH_SECONDS, "retry_on_timeout": False}
+        self._wanted: queue.SimpleQueue[Queue | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
+        self._thread.start()
+
+    def ring(self, name: Queue) -> None:
+        """Ask one idle worker of the queue to look at the table. Returns at once."""
+        self._wanted.put(name)
+
+    def ring_after_commit(self, session: Session, name: Queue) -> None:
+        """Ring once the session's transaction is committed; a worker must find what it is rung for."""
+        event.listen(session, "after_commit", lambda _session: self.ring(name), once=True)
+
+    def close(self) -> None:
+        """Send what was asked for, at most for as long as one ring takes."""
+        self._wanted.put(None)
+        self._thread.join(timeout=2 * PUBLISH_SECONDS)
+        self._celery.close()
+
+    def _run(self) -> None:
+        while (name := self._wanted.get()) is not None:
+            try:
+                ring(self._celery, name)
+            except OperationalError as error:
+                logger.warning("cannot ring the workers, the reconciler will: %s", error)
+                while not self._wanted.empty():  # As many rings would wait as long for nothing.
+                    if self._wanted.get() is None:
+                        return
+
+
+def ring(celery: Celery, name: Queue) -> None:
+    """Send one message. Raises kombu's OperationalError when Redis cannot be reached in time."""
+    celery.send_task(TASKS[name], queue=name.value, retry=False, expires=3600)
+
+
+def count_waiting_rings(celery: Celery, name: Queue) -> int:
+    """Messages that no worker took yet. Raises kombu's OperationalError when Redis cannot be reached in time."""
+    with celery.connection_for_read() as connection:
+        connection.ensure_connection(max_retries=1, timeout=PUBLISH_SECONDS)
+        declared = connection.default_channel.queue_declare(name.value, passive=False)
+        return int(declared.message_count)

@@ -1,0 +1,116 @@
+"""The steps of one attempt around its trainer: the run folder before, the archive and the reason after."""
+
+import gzip
+import shutil
+import signal
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from jobs.models import Adapter, Dataset, Job, Json
+from jobs.settings import Settings
+from jobs.spec import JobSpec
+from jobs.status import FailureReason
+from jobs.store import Store
+from trainer_core.reporting import ErrorEvent
+from trainer_core.run_dir import ModelSource, RunDir, RunSpec, ValidationSource
+
+
+def create_run_dir(
+    settings: Settings, store: Store, job: Job, model: ModelSource, datasets: Iterable[Dataset]
+) -> RunDir:
+    """A new folder for this attempt alone, with its spec and its rows; no other attempt ever writes there."""
+    spec = JobSpec.model_validate(job.spec)
+    run_dir = RunDir(settings.runs_dir / job.id / f"attempt-{job.attempt}")
+    paths = {dataset.id: run_dir.path / "data" / f"{dataset.id}.jsonl" for dataset in datasets}
+    validation = ValidationSource()
+    if spec.validation is not None:
+        path = str(paths[spec.validation.id]) if spec.validation.id else None
+        validation = ValidationSource(path=path, fraction=spec.validation.fraction)
+    run_dir.write_spec(
+        RunSpec(
+            job_id=job.id,
+            attempt=job.attempt,
+            model=model,
+            train_path=str(paths[spec.dataset.id]),
+            validation=validation,
+            training=spec.training,
+            num_processes=job.num_gpus or spec.resources.cpus or 1,
+            gpus=job.num_gpus,
+        )
+    )
+    (run_dir.path / "data").mkdir(mode=0o700)
+    for dataset in datasets:
+        store.fetch(dataset.store_key, paths[dataset.id])
+    return run_dir
+
+
+def store_adapter(store: Store, job: Job, run_dir: RunDir) -> Adapter:
+    """The adapter with its verification as one archive in the store."""
+    archive = run_dir.path / "adapter.tar.gz"
+    _write_archive(archive, run_dir.adapter, run_dir.verification)
+    store_key = f"adapters/{job.id}/attempt-{job.attempt}.tar.gz"
+    written = store.put(archive, store_key)
+    archive.unlink()
+    return Adapter(
+        job_id=job.id,
+        tenant_id=job.tenant_id,
+        store_key=store_key,
+        num_bytes=written.num_bytes,
+        sha256=written.sha256,
+    )
+
+
+def delete_private_files(run_dir: RunDir) -> None:
+    """The copies of the rows; checkpoints, log and events stay."""
+    for path in (run_dir.path / "data", run_dir.prepared):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def describe_failure(exit_code: int, error: ErrorEvent | None, log_tail: Iterable[str]) -> Json:
+    """The reason of a failed job: the trainer's own words, else what its exit tells."""
+    reason: dict[str, Any]
+    if error is not None:
+        reason = {"code": error.code, "message": error.message, "remedy": error.remedy, "details": error.details}
+    elif exit_code < 0 or exit_code > 128:
+        number = -exit_code if exit_code < 0 else exit_code - 128
+        reason = {
+            "code": FailureReason.TRAINER_KILLED,
+            "message": f"the trainer was ended by {_name_signal(number)} without a word of its own",
+            "remedy": "SIGKILL is often the kernel's when memory runs out: look at the host's kernel log",
+        }
+    else:
+        reason = {
+            "code": FailureReason.TRAINER_DIED,
+            "message": f"the trainer ended with exit code {exit_code} without a word of its own",
+            "remedy": "its last lines are in log_tail",
+        }
+    return {**reason, "log_tail": "\n".join(log_tail)}
+
+
+def _name_signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _write_archive(path: Path, adapter: Path, verification: Path) -> None:
+    """Sorted and without times or owners: the same files give the same bytes."""
+    with (
+        path.open("wb") as raw,
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=1, mtime=0) as compressed,
+        tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for file in sorted(adapter.iterdir()):
+            archive.add(file, f"adapter/{file.name}", filter=_anonymise)
+        archive.add(verification, "adapter/verification.json", filter=_anonymise)
+
+
+def _anonymise(member: tarfile.TarInfo) -> tarfile.TarInfo:
+    member.uid = member.gid = 0
+    member.uname = member.gname = ""
+    member.mtime = 0
+    member.mode = 0o644
+    return member
