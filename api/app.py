@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 
 from api.body_limit import BodyLimit
+from api.dashboard.mount import add_dashboard
 from api.dependencies import IdentityDep, Services
 from api.errors import ErrorResponse, add_error_handlers
 from api.routes import datasets, health, jobs, models
@@ -46,6 +47,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for module in (jobs, datasets, models, health):
         app.include_router(module.router)
     app.add_api_route("/openapi.json", _get_openapi, include_in_schema=False)
+    add_dashboard(app)
     return app
 
 

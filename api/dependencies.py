@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -84,7 +85,7 @@ def identify(
     if credentials is not None:
         key_hash = hash_key(credentials.credentials, services.secret_key)
         identity = repository.identify(session, key_hash=key_hash)
-    elif (cookie := request.cookies.get(SESSION_COOKIE)) and _is_own_page(request):
+    elif (cookie := request.cookies.get(SESSION_COOKIE)) and is_own_page(request):
         try:
             identity = repository.identify(session, key_id=services.read_session(cookie))
         except BadSignature:
@@ -96,9 +97,17 @@ def identify(
     return identity
 
 
-def _is_own_page(request: Request) -> bool:
-    """A cookie alone may read; to change something the request must come from one of our own pages."""
-    return request.method in _SAFE_METHODS or request.headers.get("sec-fetch-site") == "same-origin"
+def is_own_page(request: Request) -> bool:
+    """A cookie alone may read; to change something the request must come from one of our own pages.
+
+    Browsers send Sec-Fetch-Site over https and to localhost only; elsewhere the Origin has to be this host.
+    """
+    if request.method in _SAFE_METHODS:
+        return True
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site == "same-origin"
+    return urlsplit(request.headers.get("origin", "")).netloc == request.headers.get("host")
 
 
 ServicesDep = Annotated[Services, Depends(get_services)]

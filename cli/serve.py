@@ -1,6 +1,7 @@
 """The whole service as processes of one supervisor: servers (embedded unless configured), API, workers, reconciler."""
 
 import fcntl
+import json
 import secrets
 import socket
 import sys
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from pydantic import SecretStr
 
 from cli.embedded import start_postgres, start_redis
 from cli.processes import StartFailed, Supervisor
@@ -89,7 +91,7 @@ def _start_servers(supervisor: Supervisor, settings: Settings) -> Settings:
         found["redis_url"] = start_redis(supervisor, settings.home / "redis")
     if settings.bootstrap_key is None:
         found["bootstrap_key"] = _load_key(settings.home / "api_key")
-    return Settings.model_validate({**settings.model_dump(), **found})
+    return settings.model_copy(update={name: SecretStr(value) for name, value in found.items()})
 
 
 def _load_key(path: Path) -> str:
@@ -118,14 +120,11 @@ def _build_demo_model(supervisor: Supervisor, settings: Settings) -> None:
 
 def _build_environment(settings: Settings) -> dict[str, str]:
     """For the service's own processes only; a trainer gets an allowlist instead."""
-    secrets_ = {
-        "DATABASE_URL": settings.database_url,
-        "REDIS_URL": settings.redis_url,
-        "BOOTSTRAP_KEY": settings.bootstrap_key,
+    values = settings.model_dump(mode="json", exclude_none=True, context={"reveal_secrets": True})
+    return {
+        f"MEDTUNE_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+        for name, value in values.items()
     }
-    environment = {f"MEDTUNE_{name}": value.get_secret_value() for name, value in secrets_.items() if value}
-    plain = {"HOME": settings.home, "MODELS_DIR": settings.models_dir, "HOST": settings.host, "PORT": settings.port}
-    return environment | {f"MEDTUNE_{name}": str(value) for name, value in plain.items()}
 
 
 def _answers(url: str) -> bool:

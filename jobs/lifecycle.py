@@ -60,7 +60,6 @@ def create_job(session: Session, job: Job, datasets: Iterable[Dataset]) -> Job:
     waiting = any(dataset.status == DatasetStatus.VALIDATING for dataset in datasets)
     job.status = JobStatus.VALIDATING if waiting else JobStatus.QUEUED
     session.add(job)
-    session.flush()
     _add_event(session, job, "status", f"job created, {job.status}", {"to": job.status})
     return job
 
@@ -277,11 +276,11 @@ def _change_status(session: Session, job: Job, to: JobStatus, message: str, data
     assert to in TRANSITIONS[job.status], f"{job.id}: {job.status} -> {to}"
     data = {"from": job.status, "to": to, **(data or {})}
     job.status = to
-    session.flush()
     _add_event(session, job, "status", message, data)
 
 
 def _add_event(session: Session, job: Job, type_: str, message: str, data: Json) -> None:
+    session.flush()
     row = {"id": new_id("evt"), "type": type_, "message": message, "data": data}
     _insert_once(session, job, Event, [row])
 

@@ -1,11 +1,13 @@
 """Settings: everything an operator can set, from environment variables `MEDTUNE_*` or files in /run/secrets."""
 
 import functools
+import os
 import secrets
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr
+from pydantic import Field, FieldSerializationInfo, SecretStr, field_serializer
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 _SECRETS_DIR = Path("/run/secrets")
@@ -48,6 +50,8 @@ class Settings(BaseSettings):
     """How long a sign-in to the dashboard lasts."""
     worker_gpus: Annotated[int, Field(ge=0)] | None = None
     """GPUs of this worker. Without it, as many as the machine's NVIDIA driver shows."""
+    trainer_command: Annotated[list[str], Field(min_length=1)] = [sys.executable, "-m", "trainer_core"]
+    """What runs the trainer, as a JSON list: for example with `nice`, or in a sandbox, in front."""
     heartbeat_seconds: Annotated[float, Field(gt=0)] = 10
     """A worker renews its lease on a job this often."""
     lease_seconds: Annotated[float, Field(gt=0)] = 180
@@ -64,6 +68,13 @@ class Settings(BaseSettings):
     def model_post_init(self, _context: Any) -> None:
         self.home = self.home.expanduser().absolute()
         self.models_dir = (self.models_dir or self.home / "models").expanduser().absolute()
+
+    @field_serializer("database_url", "redis_url", "bootstrap_key", "secret_key")
+    def _reveal_if_asked(self, value: SecretStr | None, info: FieldSerializationInfo) -> str | None:
+        """Secrets leave this object only for whoever says so: `model_dump(context={"reveal_secrets": True})`."""
+        if value is None:
+            return None
+        return value.get_secret_value() if (info.context or {}).get("reveal_secrets") else str(value)
 
     @property
     def store_location(self) -> str:
@@ -94,4 +105,6 @@ class Settings(BaseSettings):
 
 @functools.cache
 def get_settings() -> Settings:
-    return Settings(_secrets_dir=_SECRETS_DIR if _SECRETS_DIR.is_dir() else None)
+    """Secrets are files in MEDTUNE_SECRETS_DIR, else in /run/secrets where containers have them."""
+    folder = os.environ.get("MEDTUNE_SECRETS_DIR") or (_SECRETS_DIR if _SECRETS_DIR.is_dir() else None)
+    return Settings(_secrets_dir=folder)

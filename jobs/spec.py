@@ -68,3 +68,10 @@ class JobSpec(ConfigModel):
     """Reserved; only null for now."""
     webhook_url: None = None
     """Reserved; only null for now."""
+
+    @model_validator(mode="after")
+    def _refuse_nul(self) -> "JobSpec":
+        """PostgreSQL cannot store the character NUL."""
+        if "\\u0000" in self.model_dump_json():
+            raise ValueError("the character NUL (U+0000) is not allowed")
+        return self

@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs import workers
 from jobs.database import Role, Sessions, build_engine, build_sessions
 from jobs.ids import new_id
+from jobs.processes import adopt_orphans
 from jobs.settings import get_settings
 from jobs.task_queue import Queue, build_celery
 from worker.gpus import count_gpus
@@ -60,8 +61,9 @@ def _configure_logging(**_: Any) -> None:
 
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
-def _open_sessions(**_: Any) -> None:
+def _begin_pool_process(**_: Any) -> None:
     global _sessions
+    adopt_orphans()
     _sessions = build_sessions(build_engine(SETTINGS, Role.WORKER))
 
 

@@ -1,11 +1,10 @@
-"""Starts a trainer command in a process group of its own, and ends everything it started."""
+"""Starts a trainer in a session of its own, and ends everything it started."""
 
 import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -17,25 +16,62 @@ _PASSED_ON = frozenset(
 )
 _PASSED_ON_PREFIXES = ("CUDA_", "NCCL_", "HF_", "TORCH", "PYTORCH_", "OMP_", "NVIDIA_", "TRITON_")
 _SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD")
-_POLL_SECONDS = 0.05
+_KILL_SECONDS = 5
+"""The kernel needs a moment to end what got SIGKILL; a process in an uninterruptible call longer."""
 
 
-def start_trainer(command: str, run_dir: Path, log: Path) -> subprocess.Popen[bytes]:
-    """`python -m trainer_core COMMAND RUN_DIR`, its output appended to the log.
+class Trainer:
+    """A running trainer with all that it starts, ranks in sessions of their own included.
 
-    Its environment is an allowlist: no database, no broker, no token. A file takes the output and not a pipe, whose
-    unread end would block the trainer.
+    The process that makes one must adopt orphans (`jobs.processes.adopt_orphans`): only so is what a dead launcher
+    leaves behind still to be found.
     """
-    with log.open("ab") as output:
-        return subprocess.Popen(
-            die_with_parent([sys.executable, "-m", "trainer_core", command, str(run_dir)]),
-            cwd=run_dir,
-            env=build_environment(os.environ),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+
+    def __init__(self, command: Sequence[str], run_dir: Path, log: Path) -> None:
+        """The environment is an allowlist: no database, no broker, no token. The output goes to a file and not into
+        a pipe, whose unread end would block the trainer."""
+        self._strangers = set(psutil.Process().children())
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                die_with_parent(command),
+                cwd=run_dir,
+                env=build_environment(os.environ),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def poll(self) -> int | None:
+        """The exit code (-N: signal N), or None while it runs."""
+        return self._process.poll()
+
+    def wait(self, seconds: float) -> None:
+        """Until the trainer ends, or the time is over."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return
+
+    def stop(self, grace_seconds: float) -> int:
+        """SIGTERM to everything, after the grace SIGKILL to what is left; all are gone then. Returns the exit code.
+
+        Of a trainer that ended by itself, what it left behind is ended.
+        """
+        is_running = self.poll() is None
+        family = self._list_family()
+        if family and is_running:
+            _signal(family, signal.SIGTERM)
+            self.wait(grace_seconds)
+        while family := self._list_family():
+            _signal(family, signal.SIGKILL)
+            self.wait(_KILL_SECONDS)  # First and here: whoever else reaps the trainer takes its exit code away.
+            psutil.wait_procs([member for member in family if member.pid != self._process.pid], timeout=_KILL_SECONDS)
+        return self._process.wait()
+
+    def _list_family(self) -> list[psutil.Process]:
+        own = [child for child in psutil.Process().children() if child not in self._strangers]
+        return own + [descendant for child in own for descendant in _list_descendants(child)]
 
 
 def build_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -49,28 +85,9 @@ def build_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {**allowed, "PYTHONUNBUFFERED": "1", "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
-def stop_tree(process: subprocess.Popen[bytes], grace_seconds: float) -> None:
-    """SIGTERM to everything that the trainer started, after the grace SIGKILL to what is left.
-
-    The family is listed first: ranks that began sessions of their own are in it, but not in the process group.
-    """
-    family = _list_family(process.pid)
-    _signal(family, signal.SIGTERM)
-    deadline = time.monotonic() + grace_seconds
-    while time.monotonic() < deadline and any(_is_alive(member) for member in family):
-        process.poll()
-        time.sleep(_POLL_SECONDS)
-    while alive := [member for member in {*family, *_list_family(process.pid)} if _is_alive(member)]:
-        _signal(alive, signal.SIGKILL)
-        process.poll()
-        time.sleep(_POLL_SECONDS)
-    process.wait()
-
-
-def _list_family(pid: int) -> list[psutil.Process]:
+def _list_descendants(process: psutil.Process) -> list[psutil.Process]:
     try:
-        leader = psutil.Process(pid)
-        return [leader, *leader.children(recursive=True)]
+        return process.children(recursive=True)
     except psutil.NoSuchProcess:
         return []
 
@@ -81,10 +98,3 @@ def _signal(family: Iterable[psutil.Process], number: signal.Signals) -> None:
             member.send_signal(number)  # psutil compares start times, so a reused pid is not hit.
         except psutil.NoSuchProcess:
             continue
-
-
-def _is_alive(member: psutil.Process) -> bool:
-    try:
-        return member.is_running() and member.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

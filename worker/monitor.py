@@ -2,7 +2,6 @@
 
 import logging
 import re
-import subprocess
 import time
 from collections import deque
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from jobs.settings import Settings
 from jobs.status import StopReason
 from trainer_core.reporting import CheckpointEvent, ErrorEvent, Event, MetricsEvent, parse_event
 from trainer_core.run_dir import RunDir
-from worker.launcher import start_trainer, stop_tree
+from worker.launcher import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -111,10 +110,11 @@ class Monitor:
 
         Raises LeaseLost after everything that the trainer started is gone.
         """
-        process = start_trainer(command, self._run_dir.path, self._run_dir.log)
+        words = [*self._settings.trainer_command, command, str(self._run_dir.path)]
+        trainer = Trainer(words, self._run_dir.path, self._run_dir.log)
         stop_reason = None
         try:
-            while process.poll() is None:
+            while trainer.poll() is None:
                 self._collect()
                 self._flush_if_due()
                 stop_reason = self._find_stop_reason()
@@ -122,18 +122,12 @@ class Monitor:
                     with self._sessions.begin() as session:
                         lifecycle.begin_stopping(session, self._lease, stop_reason)
                     break
-                self._wait(process)
+                trainer.wait(POLL_SECONDS)
         finally:
-            stop_tree(process, self._settings.stop_grace_seconds)
+            exit_code = trainer.stop(self._settings.stop_grace_seconds)
         self._collect(to_the_end=True)
         self._flush()
-        return process.returncode, stop_reason
-
-    def _wait(self, process: subprocess.Popen[bytes]) -> None:
-        try:
-            process.wait(POLL_SECONDS)
-        except subprocess.TimeoutExpired:
-            return
+        return exit_code, stop_reason
 
     def _find_stop_reason(self) -> StopReason | None:
         if self._is_cancel_wanted:

@@ -1,0 +1,48 @@
+# Thin: each target is one line of meaning. `make demo` and `make test` work from a bare checkout.
+PYTHON ?= python3
+PORT ?= 8000
+BIN = .venv/bin
+
+.PHONY: demo serve test check format bench clean
+
+demo: .venv/service                  ## a real job through every part, in a temporary home
+	@$(BIN)/medtune demo
+
+serve: .venv/service                 ## the service on http://127.0.0.1:$(PORT)
+	@MEDTUNE_PORT=$(PORT) $(BIN)/medtune serve
+
+test: .venv/dev debian-packages      ## the whole suite
+	$(BIN)/pytest
+
+check: .venv/dev                     ## format, lint, types, import rule
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/dev debian-packages     ## every benchmark; results in bench/results
+	for file in startup api logs; do $(BIN)/python -m bench.$$file || exit 1; done
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+
+# torch comes first and alone: its version decides what else is installed.
+.venv/service: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing medtune and its packages into .venv (a few minutes the first time)" >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,embedded]' >&2
+	@touch $@
+
+.venv/dev: .venv/service
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,embedded,dev]'
+	@touch $@
+
+# The tests run a browser, and servers other than the embedded ones.
+.PHONY: debian-packages
+debian-packages:
+	@.ci/install-debian-packages chromium postgresql redis-server

@@ -1,0 +1,265 @@
+"""Whatever is wrong with a request: a clear 4xx that names the field, and nothing left behind."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, update
+
+from cli.client import Client
+from cli.serve import Service
+from jobs.database import Role, build_engine, build_sessions
+from jobs.models import ApiKey
+from tests.factories import create_model_folder, upload_script, wait_until
+
+ABSENT = "ds_00000000000000000000000000"
+
+
+@pytest.fixture(scope="module")
+def dataset_id(service: Service, tmp_path_factory: pytest.TempPathFactory) -> str:
+    client = Client(service.url, service.key)
+    try:
+        return upload_script(client, tmp_path_factory.mktemp("rows"))
+    finally:
+        client.close()
+
+
+def refuse(client: Client, body: Any, status: int) -> dict[str, Any]:
+    before = client.get("/jobs")["data"]
+    response = client.http.post("/jobs", json=body)
+    error = response.json()["error"]
+    assert (response.status_code, set(error)) == (status, {"message", "type", "param", "code", "details"}), error
+    assert client.get("/jobs")["data"] == before
+    return error  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "code"),
+    [
+        ({"colour": "red"}, "colour", "unknown_field"),
+        ({"training": {"learning_rat": 1}}, "training.learning_rat", "unknown_field"),
+        ({"training": {"lora": {"rank": 8}}}, "training.lora.rank", "unknown_field"),
+        ({"training": {"learning_rate": "fast"}}, "training.learning_rate", "invalid_field"),
+        ({"training": {"max_steps": 0}}, "training.max_steps", "invalid_field"),
+        ({"training": {"quantization": "3bit"}}, "training.quantization", "invalid_field"),
+        ({"training": {"deepspeed": {"offload": "cpu"}}}, "training", "invalid_field"),
+        ({"model": 7}, "model", "invalid_field"),
+        ({"model": None}, "model", "invalid_field"),
+        ({"dataset": {"id": "../../etc/passwd"}}, "dataset.id", "invalid_field"),
+        ({"dataset": {"uri": "file:///etc/passwd"}}, "dataset.id", "invalid_field"),
+        ({"validation": {"fraction": 0.9}}, "validation.fraction", "invalid_field"),
+        ({"validation": {}}, "validation", "invalid_field"),
+        ({"metadata": {"k": 1}}, "metadata.k", "invalid_field"),
+        ({"name": "a\u0000b"}, "body", "invalid_field"),
+        ({"safety": {"every_steps": 1}}, "safety", "invalid_field"),
+        ({"priority": 10**30}, "priority", "invalid_field"),
+    ],
+)
+def test_a_wrong_field_is_named(
+    client: Client, dataset_id: str, change: dict[str, Any], param: str | None, code: str
+) -> None:
+    error = refuse(client, {"model": "tiny", "dataset": {"id": dataset_id}, **change}, 422)
+
+    assert (error["param"], error["code"]) == (param, code)
+
+
+@pytest.mark.parametrize("body", [[], "text", 7, None])
+def test_a_body_that_is_no_object_is_refused(client: Client, body: Any) -> None:
+    refuse(client, body, 422)
+
+
+def test_broken_json_is_refused(client: Client) -> None:
+    response = client.http.post("/jobs", content=b'{"model": ', headers={"Content-Type": "application/json"})
+
+    assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid_field")
+
+
+@pytest.mark.parametrize("field", ["dataset", "validation"])
+def test_an_absent_dataset_is_refused(client: Client, dataset_id: str, field: str) -> None:
+    body = {"model": "tiny", "dataset": {"id": dataset_id}, field: {"id": ABSENT}}
+
+    error = refuse(client, body, 404)
+
+    assert (error["param"], error["code"]) == (f"{field}.id", "dataset_not_found")
+
+
+@pytest.mark.parametrize("model", ["unknown", "../tiny", "/etc", "tiny/", ".", "TINY"])
+def test_an_unknown_model_is_refused(client: Client, dataset_id: str, model: str) -> None:
+    error = refuse(client, {"model": model, "dataset": {"id": dataset_id}}, 422)
+
+    assert (error["param"], error["code"]) == ("model", "model_not_found")
+
+
+@pytest.mark.parametrize(
+    ("missing", "code"),
+    [
+        ("config.json", "model_config_missing"),
+        ("model.safetensors", "model_weights_missing"),
+        ("tokenizer.json", "model_tokenizer_missing"),
+    ],
+)
+def test_a_model_folder_that_cannot_be_trained_is_refused_at_once(
+    client: Client, service: Service, dataset_id: str, missing: str, code: str
+) -> None:
+    assert service.settings.models_dir is not None
+    name = f"without-{missing.replace('.', '-')}"
+    folder = create_model_folder(service.settings.models_dir / name)
+    (folder / missing).unlink()
+
+    error = refuse(client, {"model": name, "dataset": {"id": dataset_id}}, 422)
+
+    assert (error["param"], error["code"]) == ("model", code)
+    assert error["details"]["remedy"]
+    assert str(service.settings.models_dir) not in json.dumps(error)
+    assert client.get(f"/models/{name}")["trainable"] is False
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "status", "code"),
+    [
+        ("rows.jsonl", b"", 422, "file_empty"),
+        ("rows.jsonl", b'{"instruction": "caf\xe9"}\n', 422, "file_not_utf8"),
+        ("rows.jsonl", b'{"instruction": "' + b"\xf0\x9f", 422, "file_not_utf8"),
+        ("rows.jsonl", b"x" * (3 << 20) + b"y", 413, "file_too_large"),
+        ("rows.jsonl", b"x" * (5 << 20), 413, "too_large"),
+        ("rows.jsonl", gzip.compress(b"{}"), 422, "file_not_utf8"),
+        ("photo.png", b"{}", 422, "unsupported_file_type"),
+        ("rows.csv", b"a,b\n", 422, "unsupported_file_type"),
+    ],
+    ids=["empty", "latin1", "cut", "over the limit", "far over the limit", "gzip", "png", "csv"],
+)
+def test_a_file_that_is_no_dataset_leaves_nothing_behind(
+    client: Client, service: Service, name: str, content: bytes, status: int, code: str
+) -> None:
+    store = service.settings.home / "store"
+    before = client.get("/datasets", limit=1000)["data"], sorted(store.rglob("*.jsonl"))
+
+    response = client.http.post("/datasets", files={"file": (name, content)})
+
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (status, code)
+    assert (client.get("/datasets", limit=1000)["data"], sorted(store.rglob("*.jsonl"))) == before
+
+
+def test_an_upload_without_a_file_or_with_another_field_is_refused(client: Client) -> None:
+    nothing = client.http.post("/datasets", data={"name": "x"})
+    other = client.http.post("/datasets", files={"file": ("a.jsonl", b"{}")}, data={"colour": "red"})
+
+    assert (nothing.status_code, nothing.json()["error"]["param"]) == (422, "file")
+    assert (other.status_code, other.json()["error"]["param"]) == (422, "colour")
+
+
+def test_an_upload_without_a_key_is_refused_before_its_body(service: Service) -> None:
+    anonymous = Client(service.url, "mt_wrong")
+
+    response = anonymous.http.post("/datasets", files={"file": ("a.jsonl", b"x" * (2 << 20))})
+    anonymous.close()
+
+    assert response.status_code == 401
+
+
+def test_broken_rows_reject_the_dataset_by_line(client: Client, tmp_path: Path) -> None:
+    good = json.dumps({"instruction": "q", "response": "a"})
+    lines = [good, "", '{"instruction": "broken', '{"instruction": "no answer"}', "[1]", good]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(lines) + "\n")
+
+    dataset = client.wait_for_dataset(client.upload(path)["id"])
+    report = client.get(f"/datasets/{dataset['id']}/report")
+
+    assert dataset["status"] == "rejected"
+    assert [finding["line"] for finding in report["findings"]] == [3, 4, 5]
+    assert "broken" not in json.dumps(report)
+    assert report["rows"] == 5
+
+
+def test_a_dataset_in_use_cannot_be_deleted_and_a_free_one_can(
+    client: Client, service: Service, tmp_path: Path
+) -> None:
+    used = upload_script(client, tmp_path)
+    job = client.post("/jobs", {"model": "tiny", "dataset": {"id": used}})
+    free = upload_script(client, tmp_path)
+
+    refused = client.http.delete(f"/datasets/{used}")
+    deleted = client.http.delete(f"/datasets/{free}")
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "dataset_in_use")
+    assert refused.headers["x-should-retry"] == "false"
+    assert deleted.json() == {"id": free, "deleted": True}
+    assert not (service.settings.home / "store" / "datasets" / free / "data.jsonl").exists()
+    assert client.http.get(f"/datasets/{free}").status_code == 404
+    wait_until(lambda: client.get(f"/jobs/{job['id']}")["status"], lambda status: status == "succeeded")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/jobs"),
+        ("POST", "/jobs"),
+        ("GET", "/jobs/job_x"),
+        ("GET", "/jobs/job_x/logs"),
+        ("GET", "/jobs/job_x/metrics"),
+        ("GET", "/jobs/job_x/events"),
+        ("GET", "/jobs/job_x/adapter"),
+        ("POST", "/jobs/job_x/cancel"),
+        ("GET", "/datasets"),
+        ("POST", "/datasets"),
+        ("GET", "/datasets/ds_x"),
+        ("GET", "/datasets/ds_x/report"),
+        ("DELETE", "/datasets/ds_x"),
+        ("GET", "/models"),
+        ("GET", "/models/tiny"),
+        ("GET", "/openapi.json"),
+    ],
+)
+@pytest.mark.parametrize("authorization", [None, "Bearer mt_wrong", "Basic abc", "Bearer a b"])
+def test_every_route_wants_a_key(service: Service, method: str, path: str, authorization: str | None) -> None:
+    anonymous = Client(service.url, "x")
+    del anonymous.http.headers["Authorization"]
+    headers = {"Authorization": authorization} if authorization else {}
+
+    response = anonymous.http.request(method, path, headers=headers)
+    anonymous.close()
+
+    assert (response.status_code, response.json()["error"]["type"]) == (401, "authentication_error")
+
+
+def test_a_revoked_key_is_refused_at_once(service: Service, other_tenant: Client) -> None:
+    assert other_tenant.http.get("/jobs").status_code == 200
+    engine = build_engine(service.settings, Role.API)
+    with build_sessions(engine).begin() as session:
+        session.execute(update(ApiKey).where(ApiKey.name == "other").values(revoked_at=func.now()))
+    engine.dispose()
+
+    assert other_tenant.http.get("/jobs").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/jobs/job_none", 404),
+        ("GET", "/jobs/%00", 422),
+        ("GET", "/datasets/..%2F..%2Fetc", 404),
+        ("GET", "/nowhere", 404),
+        ("DELETE", "/jobs", 405),
+        ("GET", "/jobs?limit=0", 422),
+        ("GET", "/jobs?after=%00", 422),
+        ("GET", "/jobs?status=done", 422),
+        ("GET", "/jobs/job_none/logs?after=-1", 422),
+        ("GET", "/jobs/job_none/logs?after=99999999999999999999", 422),
+        ("POST", "/jobs?dry_run=true", 422),
+    ],
+)
+def test_odd_addresses_get_clear_errors(client: Client, method: str, path: str, status: int) -> None:
+    response = client.http.request(method, path)
+
+    assert response.status_code == status
+    assert set(response.json()["error"]) == {"message", "type", "param", "code", "details"}
+
+
+def test_a_json_body_over_a_megabyte_is_refused(client: Client) -> None:
+    response = client.http.post("/jobs", json={"model": "x" * (1 << 20)})
+
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "too_large")
