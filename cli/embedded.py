@@ -40,7 +40,7 @@ def start_postgres(supervisor: Supervisor, folder: Path) -> str:
     for name, value in options.items():
         command += ["-c", f"{name}={value}"]
     # SIGINT is Postgres' fast shutdown: sessions are ended, nothing is lost.
-    supervisor.start("postgres", _as_nobody(command), stop_signal=signal.SIGINT, grace_seconds=20, is_server=True)
+    supervisor.start("postgres", as_postgres_user(command), stop_signal=signal.SIGINT, grace_seconds=20, is_server=True)
     url = f"postgresql://{_DATABASE_USER}:{password}@127.0.0.1:{port}/postgres"
     supervisor.wait_until(lambda: _postgres_answers(url), "Postgres", _READY_SECONDS)
     return url
@@ -92,13 +92,13 @@ def _create_cluster(binaries: Path, data: Path, password_file: Path) -> None:
         os.chown(data, _NOBODY, _NOBODY)
     options = ["-U", _DATABASE_USER, "--pwfile", str(password_file), "--auth=scram-sha-256", "-E", "UTF8"]
     command = [str(binaries / "initdb"), "-D", str(data), *options, "--locale=C.UTF-8", "--no-instructions"]
-    result = subprocess.run(_as_nobody(command), capture_output=True, text=True, check=False)
+    result = subprocess.run(as_postgres_user(command), capture_output=True, text=True, check=False)
     if result.returncode != 0:
         shutil.rmtree(data, ignore_errors=True)
         raise StartFailed(f"Postgres cannot create its files in {data}:\n{result.stderr.strip()}")
 
 
-def _as_nobody(command: list[str]) -> list[str]:
+def as_postgres_user(command: list[str]) -> list[str]:
     """Postgres refuses to run as root, so root runs it as `nobody`.
 
     The capability lets it reach its files and its libraries below folders that only root may enter, where giving

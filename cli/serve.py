@@ -20,6 +20,7 @@ from jobs.schema import migrate
 from jobs.settings import Settings
 from jobs.task_queue import Queue
 
+API_COMMAND = [sys.executable, "-m", "cli.main", "api"]
 _READY_SECONDS = 60
 
 
@@ -38,10 +39,10 @@ def start_service(supervisor: Supervisor, settings: Settings) -> Service:
     settings = _start_servers(supervisor, settings)
     _migrate(settings)
     _build_demo_model(supervisor, settings)
-    environment = _build_environment(settings)
+    environment = build_environment(settings)
     medtune = [sys.executable, "-m", "cli.main"]
     worker_grace = settings.stop_grace_seconds + 15
-    supervisor.start("api", [*medtune, "api"], environment=environment)
+    supervisor.start("api", API_COMMAND, environment=environment)
     for queue in Queue:
         command = [*medtune, "worker", "--queue", queue]
         supervisor.start(f"worker-{queue}", command, environment=environment, grace_seconds=worker_grace)
@@ -118,7 +119,7 @@ def _build_demo_model(supervisor: Supervisor, settings: Settings) -> None:
     supervisor.run("demo-model", [sys.executable, "-m", "trainer_core", "demo-model", str(folder)])
 
 
-def _build_environment(settings: Settings) -> dict[str, str]:
+def build_environment(settings: Settings) -> dict[str, str]:
     """For the service's own processes only; a trainer gets an allowlist instead."""
     values = settings.model_dump(mode="json", exclude_none=True, context={"reveal_secrets": True})
     return {

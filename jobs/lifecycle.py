@@ -178,7 +178,7 @@ def begin_stopping(session: Session, lease: Lease, reason: str) -> None:
     """The trainer's processes are about to be ended."""
     job = _lock_owned(session, lease)
     if job.status != JobStatus.STOPPING:
-        _change_status(session, job, JobStatus.STOPPING, f"stopping: {reason}", {"reason": reason})
+        _change_status(session, job, JobStatus.STOPPING, f"stopping: {reason}", {"stop_reason": reason})
 
 
 def succeed(session: Session, lease: Lease, adapter: Adapter, verification: Json) -> None:

@@ -1,0 +1,29 @@
+"""What every benchmark prints and writes."""
+
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+
+_RESULTS = Path(__file__).parent / "results"
+
+
+def write_result(name: str, figures: dict[str, float]) -> None:
+    """A table on standard output, and `bench/results/NAME.json`."""
+    width = max(map(len, figures))
+    for figure, value in figures.items():
+        print(f"{figure:{width}}  {value:,.4g}")
+    result = {"machine": describe_machine(), "date": f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}"}
+    _RESULTS.mkdir(exist_ok=True)
+    (_RESULTS / f"{name}.json").write_text(
+        json.dumps({**result, "figures": figures}, indent=2) + "\n", encoding="utf-8"
+    )
+
+
+def describe_machine() -> str:
+    """Processor, cores and memory."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{model}, {os.cpu_count()} cores, {gib:.0f} GiB"
