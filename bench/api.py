@@ -18,7 +18,7 @@ from bench.report import write_result
 from cli.client import Client
 from cli.embedded import start_postgres, start_redis
 from cli.processes import Supervisor
-from cli.serve import API_COMMAND, build_environment, find_free_port
+from cli.serve import MEDTUNE, build_environment, find_free_port
 from jobs.database import Role, build_engine, build_sessions, tenant_transaction
 from jobs.models import Dataset
 from jobs.repository import list_keys
@@ -98,7 +98,7 @@ def start_ours(supervisor: Supervisor, home: Path) -> Settings:
     engine = build_engine(settings, role=None)
     migrate(engine)
     engine.dispose()
-    supervisor.start("api", API_COMMAND, environment=build_environment(settings))
+    supervisor.start("api", [*MEDTUNE, "api"], environment=build_environment(settings))
     wait_for(supervisor, f"http://127.0.0.1:{settings.port}/healthz")
     add_dataset(settings)
     return settings

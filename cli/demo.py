@@ -1,6 +1,5 @@
 """`medtune demo`: a real job through every real part, in a temporary home; only model and adapter stay."""
 
-import json
 import shutil
 import tarfile
 import tempfile
@@ -111,8 +110,3 @@ def _unpack_adapter(client: Client, job_id: str, folder: Path) -> Path:
         tar.extractall(folder, filter="data")
     archive.unlink()
     return folder / "adapter"
-
-
-def print_result(result: dict[str, Any]) -> str:
-    """One line of JSON."""
-    return json.dumps(result)

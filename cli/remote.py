@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cli.client import FINAL, ApiError, Client, open_client
+from cli.errors import fail
 from jobs.settings import get_settings
 
 _EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 3, "held": 4}
@@ -123,24 +124,24 @@ def _client() -> Iterator[Client]:
     url = settings.public_url or f"http://{settings.host}:{settings.port}"
     key = os.environ.get("MEDTUNE_API_KEY", "")
     if not key:
-        _fail("MEDTUNE_API_KEY is not set; `medtune serve` prints a key, `medtune keys create` makes one")
+        fail("MEDTUNE_API_KEY is not set; `medtune serve` prints a key, `medtune keys create` makes one")
     try:
         with open_client(url, key) as client:
             yield client
     except ApiError as error:
-        _fail(str(error))
+        fail(str(error))
     except httpx.TransportError as error:
-        _fail(f"{url} does not answer: {error}")
+        fail(f"{url} does not answer: {error}")
 
 
 def _load_request(file: Path) -> dict[str, Any]:
     try:
         request = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        _fail(f"{file} is no JSON: {error}")
+        fail(f"{file} is no JSON: {error}")
     if not isinstance(request, dict):
-        _fail(f"{file}: a job request is one JSON object")
-    return request  # type: ignore[no-any-return]
+        fail(f"{file}: a job request is one JSON object")
+    return request
 
 
 def _describe(job: dict[str, Any]) -> str:
@@ -163,8 +164,3 @@ def _print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> 
     for row in rows:
         table.add_row(*row)
     Console().print(table)
-
-
-def _fail(message: str) -> None:
-    typer.echo(f"medtune: {message}", err=True)
-    raise typer.Exit(1)

@@ -15,12 +15,10 @@ from pydantic import SecretStr
 
 from cli.embedded import start_postgres, start_redis
 from cli.processes import StartFailed, Supervisor
-from jobs.database import build_engine
-from jobs.schema import migrate
 from jobs.settings import Settings
 from jobs.task_queue import Queue
 
-API_COMMAND = [sys.executable, "-m", "cli.main", "api"]
+MEDTUNE = [sys.executable, "-m", "cli.main"]
 _READY_SECONDS = 60
 
 
@@ -37,16 +35,15 @@ def start_service(supervisor: Supervisor, settings: Settings) -> Service:
     """Start everything and wait until it answers. Raises StartFailed."""
     _check_port(settings)
     settings = _start_servers(supervisor, settings)
-    _migrate(settings)
-    _build_demo_model(supervisor, settings)
     environment = build_environment(settings)
-    medtune = [sys.executable, "-m", "cli.main"]
+    supervisor.run("migrate", [*MEDTUNE, "migrate"], environment=environment)
+    _build_demo_model(supervisor, settings)
     worker_grace = settings.stop_grace_seconds + 15
-    supervisor.start("api", API_COMMAND, environment=environment)
+    supervisor.start("api", [*MEDTUNE, "api"], environment=environment)
     for queue in Queue:
-        command = [*medtune, "worker", "--queue", queue]
+        command = [*MEDTUNE, "worker", "--queue", queue]
         supervisor.start(f"worker-{queue}", command, environment=environment, grace_seconds=worker_grace)
-    supervisor.start("reconciler", [*medtune, "reconciler"], environment=environment)
+    supervisor.start("reconciler", [*MEDTUNE, "reconciler"], environment=environment)
     url = f"http://{settings.host}:{settings.port}"
     supervisor.wait_until(lambda: _answers(f"{url}/readyz"), "the API", _READY_SECONDS)
     assert settings.bootstrap_key is not None
@@ -100,14 +97,6 @@ def _load_key(path: Path) -> str:
         path.touch(mode=0o600)
         path.write_text(f"mt_{secrets.token_urlsafe(32)}", encoding="ascii")
     return path.read_text(encoding="ascii")
-
-
-def _migrate(settings: Settings) -> None:
-    engine = build_engine(settings, role=None)
-    try:
-        migrate(engine)
-    finally:
-        engine.dispose()
 
 
 def _build_demo_model(supervisor: Supervisor, settings: Settings) -> None:

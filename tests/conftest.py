@@ -49,7 +49,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         postgres_url = start_postgres(supervisor, home / "postgres")
         redis_url = start_redis(supervisor, home / "redis")
         template = create_database(postgres_url, "postgres")
-        engine = build_engine(Settings(database_url=template), role=None)  # type: ignore[arg-type]
+        engine = build_engine(Settings(database_url=template), role=None)
         migrate(engine)
         engine.dispose()
         yield Servers(postgres_url, redis_url, make_url(template).database or "")
@@ -59,7 +59,7 @@ def create_database(server_url: str, template: str) -> str:
     """A new database's URL."""
     name = f"test_{secrets.token_hex(6)}"
     with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE {name} TEMPLATE "{template}"')  # type: ignore[arg-type]
+        connection.execute(f'CREATE DATABASE {name} TEMPLATE "{template}"')
     return make_url(server_url).set(database=name).render_as_string(hide_password=False)
 
 
@@ -69,8 +69,8 @@ def settings(servers: Servers, tmp_path: Path) -> Settings:
     create_model_folder(tmp_path / "models" / "tiny")
     return Settings(
         home=tmp_path,
-        database_url=create_database(servers.postgres_url, servers.template),  # type: ignore[arg-type]
-        redis_url=servers.redis_url,  # type: ignore[arg-type]
+        database_url=create_database(servers.postgres_url, servers.template),
+        redis_url=servers.redis_url,
     )
 
 
@@ -99,8 +99,8 @@ def run_service(servers: Servers, home: Path) -> Iterator[Service]:
     settings = Settings(
         home=home,
         port=find_free_port("127.0.0.1"),
-        database_url=create_database(servers.postgres_url, servers.template),  # type: ignore[arg-type]
-        redis_url=servers.redis_url + secrets.choice("123456789"),  # type: ignore[arg-type]
+        database_url=create_database(servers.postgres_url, servers.template),
+        redis_url=servers.redis_url + secrets.choice("123456789"),
         trainer_command=FAKE_TRAINER,
         max_upload_bytes=3 << 20,
         **FAST,  # type: ignore[arg-type]

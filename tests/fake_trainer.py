@@ -58,7 +58,7 @@ def train(run_dir: RunDir, reporter: Reporter, script: Script) -> int:
         sys.stdout.flush()
         values = {"loss": 3.0 / step, "learning_rate": 1e-4}
         progress = {"step": step, "max_steps": script.steps, "epoch": step / script.steps, "tokens": 100 * step}
-        reporter.report(MetricsEvent(**progress, eta_seconds=float(script.steps - step), values=values))  # type: ignore[arg-type]
+        reporter.report(MetricsEvent(**progress, eta_seconds=float(script.steps - step), values=values))
         if step == max(script.steps // 2, 1):
             misbehave(reporter, script)
     reporter.report(CheckpointEvent(step=script.steps, path=f"checkpoints/step-{script.steps}", bytes=10))

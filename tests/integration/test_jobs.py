@@ -4,6 +4,7 @@ import json
 import signal
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -70,7 +71,7 @@ def test_the_copies_of_the_rows_are_deleted_after_the_run(client: Client, servic
     ],
 )
 def test_a_dying_trainer_fails_the_job_with_a_reason_and_its_last_lines(
-    client: Client, tmp_path: Path, script: dict[str, object], code: str, words: str
+    client: Client, tmp_path: Path, script: dict[str, Any], code: str, words: str
 ) -> None:
     job_id = submit_script(client, tmp_path, steps=4, **script)
 
@@ -121,7 +122,7 @@ def test_a_running_job_is_cancelled_with_everything_it_started(
 def test_what_a_finished_trainer_left_running_is_ended(client: Client, service: Service, tmp_path: Path) -> None:
     job_id = submit_script(client, tmp_path, steps=30, step_seconds=0.05, spawn_setsid=True)
     pid_file = service.settings.runs_dir / job_id / "attempt-1" / "child.pid"
-    child = psutil.Process(int(wait_until(lambda: pid_file.exists() and pid_file.read_text())))  # type: ignore[arg-type]
+    child = psutil.Process(int(wait_until(lambda: pid_file.exists() and pid_file.read_text())))
 
     wait_for_status(client, job_id, "succeeded")
 

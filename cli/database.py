@@ -1,4 +1,4 @@
-"""`medtune keys`: works on the database, on a machine that has its URL and the service's secret key."""
+"""`medtune migrate` and `medtune keys`: work on the database, where its URL and the service's secret key are."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,14 +7,30 @@ from typing import Annotated
 import typer
 from sqlalchemy.orm import Session
 
+from cli.errors import clear_errors, fail
 from jobs import api_keys, repository
 from jobs.database import Role, build_engine, build_sessions
+from jobs.schema import migrate as migrate_schema
 from jobs.settings import get_settings
 
-app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
+keys = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 
 
-@app.command()
+def add_commands(app: typer.Typer) -> None:
+    app.command()(migrate)
+    app.add_typer(keys, name="keys")
+
+
+def migrate() -> None:
+    """Bring the database to the newest schema."""
+    with clear_errors():
+        engine = build_engine(get_settings(), role=None)
+        migrate_schema(engine)
+        engine.dispose()
+        typer.echo("the database has the newest schema")
+
+
+@keys.command()
 def create(
     name: str,
     tenant: Annotated[str, typer.Option(help="Whose jobs and datasets it sees.")] = api_keys.DEFAULT_TENANT,
@@ -27,7 +43,7 @@ def create(
         typer.echo(f"{key.id} of tenant {tenant}: {value}")
 
 
-@app.command(name="list")
+@keys.command(name="list")
 def list_() -> None:
     """List keys; their values are not stored."""
     with _transaction() as session:
@@ -36,20 +52,18 @@ def list_() -> None:
             typer.echo(f"{key.id}  {state:8} {key.tenant_id:16} {key.name}")
 
 
-@app.command()
+@keys.command()
 def revoke(key_id: str) -> None:
     """Make a key invalid, at once."""
     with _transaction() as session:
         if not api_keys.revoke_key(session, key_id):
-            typer.echo(f"medtune: there is no valid key {key_id}", err=True)
-            raise typer.Exit(1)
+            fail(f"there is no valid key {key_id}")
 
 
 @contextmanager
 def _transaction() -> Iterator[Session]:
-    engine = build_engine(get_settings(), Role.API, pool_size=1)
-    try:
+    with clear_errors():
+        engine = build_engine(get_settings(), Role.API, pool_size=1)
         with build_sessions(engine).begin() as session:
             yield session
-    finally:
         engine.dispose()

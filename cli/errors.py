@@ -1,0 +1,29 @@
+"""Errors of a command: one clear line on standard error, no traceback."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+from sqlalchemy.exc import OperationalError
+
+from jobs.database import DatabaseNotConfigured
+from jobs.task_queue import RedisNotConfigured
+
+
+def fail(message: str) -> NoReturn:
+    """Say it and exit with 1."""
+    typer.echo(f"medtune: {message}", err=True)
+    raise typer.Exit(1)
+
+
+@contextmanager
+def clear_errors(*expected: type[Exception]) -> Iterator[None]:
+    """Errors of the configuration, of the database, and the expected ones, as one line."""
+    clear: tuple[type[Exception], ...] = (DatabaseNotConfigured, RedisNotConfigured, *expected)
+    try:
+        yield
+    except clear as error:
+        fail(str(error))
+    except OperationalError as error:
+        fail(f"the database does not answer: {error.orig}")
