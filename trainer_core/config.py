@@ -72,7 +72,8 @@ class TrainingConfig(ConfigModel):
     train_on: Literal["assistant", "all"] = "assistant"
     """Tokens that the loss counts: the answers only, or everything."""
     micro_batch_size: Literal["auto"] | PositiveInt = "auto"
-    """Sequences per forward pass and process."""
+    """Sequences per forward pass and process. `auto`: as many as divide the process's share of the global batch and
+    keep a pass within 8,192 tokens on a GPU and 2,048 on the CPU."""
     global_batch_size: PositiveInt = 16
     """Rows (packed: sequences) per optimizer step over all processes."""
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -101,4 +102,3 @@ class TrainingConfig(ConfigModel):
         if isinstance(self.micro_batch_size, int) and self.global_batch_size % self.micro_batch_size:
             raise ValueError("global_batch_size must be a multiple of micro_batch_size")
         return self
-

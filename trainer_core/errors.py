@@ -1,10 +1,10 @@
 """Errors of the trainer.
 
-    TrainerError               code, message, remedy
-    ├── ConfigurationError     what was asked for cannot work
-    ├── ModelError             the base model cannot be used
-    ├── DataError              the rows cannot be used
-    └── VerificationError      the adapter is not what it should be
+TrainerError               code, message, remedy
+├── ConfigurationError     what was asked for cannot work
+├── ModelError             the base model cannot be used
+├── DataError              the rows cannot be used
+└── VerificationError      the adapter is not what it should be
 """
 
 from typing import Any
@@ -35,3 +35,18 @@ class DataError(TrainerError):
 
 class VerificationError(TrainerError):
     """The adapter is not what it should be."""
+
+
+def describe(error: BaseException) -> TrainerError:
+    """Any exception as a TrainerError: out of memory by its many names, else `internal_error`."""
+    if isinstance(error, TrainerError):
+        return error
+    text = str(error).lower()
+    # torch's CPU allocator raises a plain RuntimeError.
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return TrainerError(
+            "out_of_memory",
+            f"Memory ran out: {error}",
+            remedy="Lower micro_batch_size or max_seq_len, set gradient_checkpointing, or quantise the base.",
+        )
+    return TrainerError("internal_error", f"{type(error).__name__}: {error}")

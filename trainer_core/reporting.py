@@ -69,9 +69,7 @@ class ErrorEvent(_EventModel):
     details: dict[str, Any] = {}
 
 
-Event = Annotated[
-    PhaseEvent | MetricsEvent | CheckpointEvent | NoticeEvent | ErrorEvent, Field(discriminator="type")
-]
+Event = Annotated[PhaseEvent | MetricsEvent | CheckpointEvent | NoticeEvent | ErrorEvent, Field(discriminator="type")]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 
 

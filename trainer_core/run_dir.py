@@ -1,13 +1,13 @@
 """RunDir and RunSpec: what worker and trainer agree on, on disk. Torch-free.
 
-    RUN_DIR/
-      spec.json          in: RunSpec
-      events.jsonl       out: one event a line (trainer_core.reporting)
-      train.log          out: stdout and stderr of every process of the run
-      prepared/          tokenised rows
-      checkpoints/       step-N folders
-      adapter/           the adapter, only when training went to its end
-      verification.json  out: what `verify` found in a fresh process
+RUN_DIR/
+  spec.json          in: RunSpec
+  events.jsonl       out: one event a line (trainer_core.reporting)
+  train.log          out: stdout and stderr of every process of the run
+  prepared/          tokenised rows
+  checkpoints/       step-N folders
+  adapter/           the adapter, only when training went to its end
+  verification.json  out: what `verify` found in a fresh process
 """
 
 import dataclasses

@@ -1,0 +1,29 @@
+"""Any exception ends as an error with a stable code."""
+
+import pytest
+
+from trainer_core.errors import ModelError, describe
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_has_one_code_whatever_it_is_called(error: Exception) -> None:
+    described = describe(error)
+    assert described.code == "out_of_memory"
+    assert described.remedy
+
+
+def test_a_trainer_error_stays_what_it_is() -> None:
+    error = ModelError("model_not_loadable", "No.")
+    assert describe(error) is error
+
+
+def test_anything_else_is_an_internal_error_by_its_type() -> None:
+    described = describe(KeyError("x"))
+    assert (described.code, described.message) == ("internal_error", "KeyError: 'x'")

@@ -1,0 +1,106 @@
+"""The gate lets nothing pass but LoRA matrices and small text files."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trainer_core.adapters.gate import check_adapter_folder
+from trainer_core.errors import VerificationError
+
+LAYER = "base_model.model.model.layers.0.mlp.up_proj"
+A, B = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"
+CONFIG = {"peft_type": "LORA", "base_model_name_or_path": "base"}
+
+
+def build_safetensors(shapes: dict[str, list[int]], *, dtype: str = "F32", extra: bytes = b"") -> bytes:
+    header, offset = {}, 0
+    for name, shape in shapes.items():
+        size = 4 * shape[0] * shape[-1]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(offset) + extra
+
+
+GOOD_WEIGHTS = build_safetensors({A: [2, 8], B: [6, 2]})
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    (tmp_path / "adapter_config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "adapter_model.safetensors").write_bytes(GOOD_WEIGHTS)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "chat_template.jinja").write_text("")
+    return tmp_path
+
+
+def test_a_lora_adapter_passes_with_its_shapes(adapter: Path) -> None:
+    assert check_adapter_folder(adapter, base_model="base") == {A: [2, 8], B: [6, 2]}
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        pytest.param(build_safetensors({}), id="no tensor at all, 40 bytes or less"),
+        pytest.param(b"", id="an empty file"),
+        pytest.param(b"\x80\x04" + bytes(100), id="a pickle by its first bytes"),
+        pytest.param(GOOD_WEIGHTS[:-1], id="cut off"),
+        pytest.param(GOOD_WEIGHTS + b"hidden", id="something behind the tensors"),
+        pytest.param(build_safetensors({A: [2, 8]}), id="half a pair"),
+        pytest.param(build_safetensors({A: [2, 8], B: [6, 3]}), id="a pair that does not multiply"),
+        pytest.param(build_safetensors({A: [2, 8], B: [6, 2]}, dtype="I64"), id="integers"),
+        pytest.param(build_safetensors({A: [0, 8], B: [6, 0]}), id="matrices of no values"),
+        pytest.param(build_safetensors({A: [2, 8], B: [6, 2], f"{LAYER}.weight": [6, 8]}), id="a weight of the base"),
+        pytest.param(
+            build_safetensors({A: [2, 8], B: [6, 2], "base_model.model.lm_head.modules_to_save.weight": [6, 8]}),
+            id="a saved whole layer",
+        ),
+    ],
+)
+def test_other_weights_are_refused(adapter: Path, weights: bytes) -> None:
+    (adapter / "adapter_model.safetensors").write_bytes(weights)
+    with pytest.raises(VerificationError, match=r"adapter_model|lora_") as caught:
+        check_adapter_folder(adapter, base_model="base")
+    assert caught.value.code == "artifact_invalid"
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "optimizer.pt", "rows.jsonl", "code.py", "more.safetensors"])
+def test_other_files_are_refused(adapter: Path, name: str) -> None:
+    (adapter / name).write_bytes(b"x")
+    with pytest.raises(VerificationError, match="does not belong"):
+        check_adapter_folder(adapter, base_model="base")
+
+
+def test_a_link_out_of_the_folder_is_refused(adapter: Path) -> None:
+    (adapter / "notes.md").symlink_to("/etc/passwd")
+    with pytest.raises(VerificationError, match="is a link"):
+        check_adapter_folder(adapter, base_model="base")
+
+
+def test_a_huge_file_under_an_innocent_name_is_refused(adapter: Path) -> None:
+    with (adapter / "tokenizer.json").open("wb") as file:
+        file.truncate(65_000_000)
+    with pytest.raises(VerificationError, match="larger than"):
+        check_adapter_folder(adapter, base_model="base")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base_model_name_or_path": "another"},
+        {"peft_type": "IA3"},
+        {"auto_mapping": {"parent_library": "os", "base_model_class": "system"}},
+        {"modules_to_save": ["lm_head"]},
+    ],
+)
+def test_another_kind_of_adapter_is_refused(adapter: Path, change: dict[str, object]) -> None:
+    (adapter / "adapter_config.json").write_text(json.dumps(CONFIG | change))
+    with pytest.raises(VerificationError, match="adapter_config"):
+        check_adapter_folder(adapter, base_model="base")
+
+
+def test_a_missing_configuration_is_refused(adapter: Path) -> None:
+    (adapter / "adapter_config.json").unlink()
+    with pytest.raises(VerificationError, match="adapter_config"):
+        check_adapter_folder(adapter, base_model="base")

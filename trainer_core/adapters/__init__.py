@@ -1,0 +1,1 @@
+"""LoRA adapters: writing them, refusing anything else, proving that they work."""

@@ -1,0 +1,1 @@
+"""Training rows: from a client's JSONL to token batches."""

@@ -1,0 +1,150 @@
+"""The base model from a folder or the hub's cache, and the LoRA adapter on it."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from trainer_core.config import TrainingConfig
+from trainer_core.errors import ConfigurationError, ModelError
+from trainer_core.model_files import check_model_folder
+from trainer_core.run_dir import ModelSource
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def load_base_model(source: ModelSource, training: TrainingConfig, device: torch.device | None) -> Any:
+    """Frozen. `device` None leaves placement to DeepSpeed (stage 3 cuts the weights while they load)."""
+    if Path(source.source).is_dir():
+        for problem in check_model_folder(Path(source.source)):
+            raise ModelError(problem.code, problem.message, remedy=problem.remedy)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source.source,
+            revision=source.revision,
+            trust_remote_code=source.trust_remote_code,
+            use_safetensors=True,
+            dtype=DTYPES[training.precision],
+            quantization_config=_build_quantization(training),
+            device_map=None if device is None else {"": device},
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            "model_not_loadable",
+            f"The model {source.id} cannot be loaded: {error}",
+            remedy="Check the model's folder or hub name and revision, and that it was downloaded before the run.",
+        ) from error
+    # Not peft's prepare_model_for_kbit_training: it casts every 16-bit parameter to fp32, embeddings included, and so
+    # takes more memory than quantisation saves.
+    model.requires_grad_(False)
+    return model
+
+
+def _build_quantization(training: TrainingConfig) -> BitsAndBytesConfig | None:
+    if training.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)  # type: ignore[no-untyped-call]
+    if training.quantization == "4bit":
+        dtype = DTYPES[training.precision]
+        return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_quant_storage=dtype,  # ZeRO-3 cuts only weights that are stored in the model's own dtype
+        )
+    return None
+
+
+def check_vocabulary(model: Any, tokenizer: Any) -> None:
+    """Raises ModelError when the tokenizer knows tokens that the model has no embedding for."""
+    num_embeddings = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > num_embeddings:
+        raise ModelError(
+            "vocabulary_too_small",
+            f"The tokenizer has {len(tokenizer)} tokens, the model embeds only {num_embeddings}.",
+            remedy="Use the tokenizer that belongs to the model, or resize the model's embeddings beforehand.",
+        )
+
+
+def add_lora(model: Any, training: TrainingConfig, *, float32_adapter: bool) -> PeftModel:
+    """Raises ConfigurationError when target modules match nothing."""
+    lora = training.lora
+    if lora.target_modules != "all-linear":
+        _check_target_modules(model, lora.target_modules)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides by r, and a fraction is as good
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+    )
+    if training.gradient_checkpointing is True:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()  # else a frozen embedding's output carries no gradient into the first block
+    peft_model = get_peft_model(model, config, autocast_adapter_dtype=float32_adapter)
+    num_trainable = sum(getattr(p, "ds_numel", p.numel()) for p in peft_model.parameters() if p.requires_grad)
+    log.info("adapter r=%d on %d modules, %d weights", lora.r, len(_list_adapted(peft_model)), num_trainable)
+    return peft_model
+
+
+def _check_target_modules(model: Any, names: list[str]) -> None:
+    available = sorted({name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)})
+    unmatched = [name for name in names if not any(f".{path}".endswith(f".{name}") for path in available)]
+    if unmatched:
+        known = sorted({path.rpartition(".")[2] for path in available})
+        raise ConfigurationError(
+            "target_modules_match_nothing",
+            f"lora.target_modules {unmatched} match no linear layer of the model; it has {known}.",
+            remedy="Name layers that the model has, or use 'all-linear'.",
+            available=known,
+        )
+
+
+def _list_adapted(model: PeftModel) -> list[str]:
+    return [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
+
+
+@torch.no_grad()
+def check_packing(model: Any, vocabulary_size: int, device: torch.device) -> None:
+    """Raises ConfigurationError when a packed row sees the row before it.
+
+    Changes the first of two rows and looks at the second's logits. What the same change does to one long row is the
+    measure: 8-bit products are quantised together, so that "no influence" is not an exact zero.
+    """
+    set_evaluation_mode(model)
+    length, generator = 8, torch.Generator().manual_seed(0)
+    ids = torch.randint(0, vocabulary_size, (2, 2 * length), generator=generator)
+    ids[1, length:] = ids[0, length:]
+    one_row = torch.arange(2 * length)
+    two_rows = one_row % length
+    change = [
+        model(input_ids=ids.to(device), position_ids=positions.expand_as(ids).to(device), use_cache=False)
+        .logits[:, length:]
+        .float()
+        .diff(dim=0)
+        .abs()
+        .max()
+        for positions in (one_row, two_rows)
+    ]
+    if change[1] > 0.1 * change[0]:
+        raise ConfigurationError(
+            "packing_leaks",
+            "The model does not keep packed rows apart: its attention ignores where a row's positions start anew.",
+            remedy="Set packing to false.",
+        )
+
+
+def set_evaluation_mode(model: Any) -> None:
+    """Dropout off, as model.eval() does, and nothing else.
+
+    In eval mode bitsandbytes repacks 4-bit weights for the CPU in place; weights that ZeRO-3 has cut come out wrong.
+    """
+    model.eval()
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.training = True
