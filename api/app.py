@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 
 from api.body_limit import BodyLimit
 from api.dashboard.mount import add_dashboard
-from api.dependencies import IdentityDep, Services
+from api.dependencies import BEARER, IdentityDep, Services
 from api.errors import ErrorResponse, add_error_handlers
 from api.routes import datasets, health, jobs, models
 from jobs.api_keys import ensure_bootstrap_key
@@ -44,8 +44,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.add_middleware(BodyLimit, max_upload_bytes=settings.max_upload_bytes)
     add_error_handlers(app)
-    for module in (jobs, datasets, models, health):
-        app.include_router(module.router)
+    for module in (jobs, datasets, models):
+        app.include_router(module.router, dependencies=[Depends(BEARER)])
+    app.include_router(health.router)
     app.add_api_route("/openapi.json", _get_openapi, include_in_schema=False)
     add_dashboard(app)
     return app

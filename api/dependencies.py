@@ -1,12 +1,12 @@
 """What routes ask for: the settings, the caller, and the caller's transaction."""
 
-from collections.abc import Iterator
+import sys
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Annotated
-from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from itsdangerous import BadSignature, TimestampSigner
 from sqlalchemy.orm import Session
 
@@ -21,7 +21,8 @@ from jobs.task_queue import Doorbell
 
 SESSION_COOKIE = "medtune_session"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_BEARER = HTTPBearer(auto_error=False, description="An API key: `medtune keys create`")
+BEARER = HTTPBearer(auto_error=False, description="An API key: `medtune keys create`")
+"""Only for the OpenAPI document; `identify` reads the header."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ def get_services(request: Request) -> Services:
     return services
 
 
+async def provide_services(request: Request) -> Services:
+    """Not a plain function: the framework would send it to another thread."""
+    return get_services(request)
+
+
 @dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks, and a transaction in which row-level security shows this tenant's rows only."""
@@ -59,32 +65,48 @@ class Caller:
     session: Session
 
 
-def authenticate(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
-) -> Iterator[Caller]:
-    """One request, one transaction: it is committed before the answer leaves."""
-    services = get_services(request)
-    with services.sessions.begin() as session:
-        yield Caller(identify(request, services, session, credentials), session)
+class Transaction:
+    """The request's one transaction: `with transaction as caller`. Raises NotAuthenticated when it is entered.
+
+    It is a context and not a generator dependency: the work of a request stays in one thread of the pool, where each
+    hop to another costs as much as a query. The commit is done when the block ends, before the answer leaves.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    def __enter__(self) -> Caller:
+        services = get_services(self._request)
+        self._context = services.sessions.begin()
+        session = self._context.__enter__()
+        try:
+            return Caller(identify(self._request, services, session), session)
+        except BaseException:
+            self._context.__exit__(*sys.exc_info())
+            raise
+
+    def __exit__(
+        self, type_: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._context.__exit__(type_, value, traceback)
 
 
-def authenticate_only(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
-) -> Identity:
+async def build_transaction(request: Request) -> Transaction:
+    return Transaction(request)
+
+
+def authenticate_only(request: Request) -> Identity:
     """For routes with long work: no transaction stays open meanwhile."""
-    services = get_services(request)
-    with services.sessions.begin() as session:
-        return identify(request, services, session, credentials)
+    with Transaction(request) as caller:
+        return caller.identity
 
 
-def identify(
-    request: Request, services: Services, session: Session, credentials: HTTPAuthorizationCredentials | None
-) -> Identity:
+def identify(request: Request, services: Services, session: Session) -> Identity:
     """By API key, or by the dashboard's session cookie. Raises NotAuthenticated."""
     identity = None
-    if credentials is not None:
-        key_hash = hash_key(credentials.credentials, services.secret_key)
-        identity = repository.identify(session, key_hash=key_hash)
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        identity = repository.identify(session, key_hash=hash_key(key, services.secret_key))
     elif (cookie := request.cookies.get(SESSION_COOKIE)) and is_own_page(request):
         try:
             identity = repository.identify(session, key_id=services.read_session(cookie))
@@ -107,9 +129,10 @@ def is_own_page(request: Request) -> bool:
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
-    return urlsplit(request.headers.get("origin", "")).netloc == request.headers.get("host")
+    host = request.headers.get("host")
+    return bool(host) and request.headers.get("origin", "").partition("://")[2] == host
 
 
-ServicesDep = Annotated[Services, Depends(get_services)]
-CallerDep = Annotated[Caller, Depends(authenticate, scope="function")]
+ServicesDep = Annotated[Services, Depends(provide_services)]
+TransactionDep = Annotated[Transaction, Depends(build_transaction)]
 IdentityDep = Annotated[Identity, Depends(authenticate_only)]

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
+from api.dependencies import Transaction
 from jobs.errors import Conflict, InvalidRequest, MedtuneError, NotAuthenticated, NotFound, TooLarge
 
 logger = logging.getLogger(__name__)
@@ -67,9 +68,17 @@ def _handle_domain_error(_request: Request, error: Exception) -> JSONResponse:
     return build_error_response(status, type_, error.code, error.message, param=error.param, details=error.details)
 
 
-def _handle_validation_error(_request: Request, error: Exception) -> JSONResponse:
-    """Every problem with its field; values are left out, because they may be private."""
+def _handle_validation_error(request: Request, error: Exception) -> JSONResponse:
+    """Every problem with its field; values are left out, because they may be private.
+
+    Who may not ask is not told what is wrong with his question.
+    """
     assert isinstance(error, RequestValidationError)
+    try:
+        with Transaction(request):
+            pass
+    except NotAuthenticated as refusal:
+        return _handle_domain_error(request, refusal)
     problems = [{"param": _name_field(e["loc"]), "message": e["msg"], "code": e["type"]} for e in error.errors()]
     first = problems[0]
     return build_error_response(

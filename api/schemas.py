@@ -4,8 +4,9 @@ import datetime
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Row
 
-from jobs.models import Adapter, Dataset, Event, Job, LogChunk, Metric
+from jobs.models import Dataset, Event, LogChunk, Metric
 from jobs.status import AdapterState, DatasetStatus, JobStatus
 
 Item = TypeVar("Item")
@@ -161,7 +162,8 @@ def read_dataset(dataset: Dataset) -> DatasetRead:
     )
 
 
-def read_job(job: Job, *, queue: QueuePlace | None = None, adapter: Adapter | None = None) -> JobRead:
+def read_job(job: Row[Any]) -> JobRead:
+    """From a row of `repository.get_job_view` or `list_job_views`."""
     return JobRead(
         id=job.id,
         name=job.name,
@@ -173,13 +175,13 @@ def read_job(job: Job, *, queue: QueuePlace | None = None, adapter: Adapter | No
         training=job.spec["training"],
         resources=job.spec["resources"],
         priority=job.priority,
-        metadata=job.labels,
+        metadata=job.metadata,
         parent=job.parent_id,
         attempt=job.attempt,
         progress=Progress(**job.progress) if job.progress else None,
-        queue=queue,
+        queue=_describe_place(job),
         metrics=job.metrics,
-        adapter=_read_adapter(adapter) if adapter else None,
+        adapter=_read_adapter(job) if job.adapter_state else None,
         verification=job.verification,
         cancel_requested_at=job.cancel_requested_at,
         created_at=job.created_at,
@@ -188,13 +190,26 @@ def read_job(job: Job, *, queue: QueuePlace | None = None, adapter: Adapter | No
     )
 
 
-def _read_adapter(adapter: Adapter) -> AdapterRead:
+def _read_adapter(job: Row[Any]) -> AdapterRead:
     return AdapterRead(
-        state=adapter.state,
-        bytes=adapter.num_bytes,
-        sha256=adapter.sha256,
-        url=f"/jobs/{adapter.job_id}/adapter",
+        state=job.adapter_state,
+        bytes=job.adapter_bytes,
+        sha256=job.adapter_sha256,
+        url=f"/jobs/{job.id}/adapter",
     )
+
+
+def _describe_place(job: Row[Any]) -> QueuePlace | None:
+    if job.status == JobStatus.VALIDATING:
+        return QueuePlace(position=None, reason="waits for the check of its dataset")
+    if job.status != JobStatus.QUEUED:
+        return None
+    reason = "waits for a free worker"
+    if job.largest_worker is None:
+        reason = "no worker is running"
+    elif job.largest_worker < job.num_gpus:
+        reason = f"no running worker has {job.num_gpus} GPUs; the largest has {job.largest_worker}"
+    return QueuePlace(position=job.queue_position, reason=reason)
 
 
 def read_event(event: Event) -> EventRead:

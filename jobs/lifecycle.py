@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import func, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.orm import Session
 
 from jobs import repository
@@ -17,6 +17,11 @@ from jobs.errors import Conflict, LeaseLost
 from jobs.ids import new_id
 from jobs.models import Adapter, Attempt, Base, Checkpoint, Dataset, Event, Job, Json, LogChunk, Metric
 from jobs.status import FINAL, TRANSITIONS, DatasetStatus, FailureReason, JobStatus
+
+_INSERT_ONCE: dict[type[Base], Insert] = {
+    table: insert(table.__table__).on_conflict_do_nothing()  # type: ignore[arg-type]
+    for table in (Event, Metric, LogChunk, Checkpoint)
+}
 
 CHECK_BYTES_PER_SECOND = 2e6
 """A check is surely faster than this."""
@@ -96,8 +101,8 @@ def claim_dataset(session: Session, owner: str, seconds: float) -> Dataset | Non
     return dataset
 
 
-def finish_dataset(session: Session, dataset_id: str, owner: str, report: Json) -> int:
-    """Record the check's result; jobs that waited for it go on, or fail. Returns how many are queued now."""
+def finish_dataset(session: Session, dataset_id: str, owner: str, report: Json) -> None:
+    """Record the check's result; jobs that waited for it go on, or fail."""
     dataset = repository.lock_dataset(session, dataset_id)
     if dataset is None or dataset.lease_owner != owner or dataset.status != DatasetStatus.VALIDATING:
         raise LeaseLost(dataset_id)
@@ -106,10 +111,8 @@ def finish_dataset(session: Session, dataset_id: str, owner: str, report: Json) 
     dataset.validated_at = func.now()
     dataset.lease_owner = dataset.lease_expires_at = None
     session.flush()
-    jobs = repository.lock_jobs_waiting_for_dataset(session, dataset_id)
-    for job in jobs:
+    for job in repository.lock_jobs_waiting_for_dataset(session, dataset_id):
         _go_on_after_dataset(session, job)
-    return sum(job.status == JobStatus.QUEUED for job in jobs)
 
 
 def _go_on_after_dataset(session: Session, job: Job) -> None:
@@ -288,4 +291,4 @@ def _add_event(session: Session, job: Job, type_: str, message: str, data: Json)
 def _insert_once(session: Session, job: Job, table: type[Base], rows: list[Json]) -> None:
     if rows:
         owner = {"job_id": job.id, "tenant_id": job.tenant_id, "attempt": job.attempt}
-        session.execute(insert(table).on_conflict_do_nothing(), [owner | row for row in rows])
+        session.connection().execute(_INSERT_ONCE[table], [owner | row for row in rows])

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Select, exists, func, or_, select
+from sqlalchemy import ColumnElement, Row, Select, bindparam, case, exists, func, null, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from jobs.errors import InvalidRequest, NotFound
@@ -28,20 +28,25 @@ class Identity:
     is_admin: bool
 
 
-_IDENTITY = (
-    ApiKey.id,
-    ApiKey.tenant_id,
-    ApiKey.is_admin,
+_keys = ApiKey.__table__.c
+_IDENTIFY = select(
+    _keys.id,
+    _keys.tenant_id,
+    _keys.is_admin,
     # In the same statement, for a round trip less: the transaction sees the key's tenant from here on.
-    func.set_config("medtune.tenant", ApiKey.tenant_id, True),
-)
-_BY_HASH = select(*_IDENTITY).where(ApiKey.revoked_at.is_(None))
+    func.set_config("medtune.tenant", _keys.tenant_id, True),
+).where(_keys.revoked_at.is_(None))
+_IDENTIFY_BY_HASH = _IDENTIFY.where(_keys.key_hash == bindparam("key_hash"))
+_IDENTIFY_BY_ID = _IDENTIFY.where(_keys.id == bindparam("key_id"))
 
 
 def identify(session: Session, *, key_hash: bytes | None = None, key_id: str | None = None) -> Identity | None:
     """The owner of a key that is valid now; the transaction becomes its tenant's."""
-    condition = ApiKey.key_hash == key_hash if key_hash is not None else ApiKey.id == key_id
-    row = session.execute(_BY_HASH.where(condition)).first()
+    connection = session.connection()
+    if key_hash is not None:
+        row = connection.execute(_IDENTIFY_BY_HASH, {"key_hash": key_hash}).first()
+    else:
+        row = connection.execute(_IDENTIFY_BY_ID, {"key_id": key_id}).first()
     return None if row is None else Identity(row[0], row[1], row[2])
 
 
@@ -122,14 +127,65 @@ def _waiting_datasets() -> Select[Dataset]:
 # --- Jobs -------------------------------------------------------------------------------------------------------
 
 
-def get_job(session: Session, job_id: str) -> Job:
-    job = session.get(Job, job_id)
-    if job is None:
-        raise NotFound("job_not_found", f"there is no job {job_id!r}")
-    return job
+_JOB_VIEW_COLUMNS = (
+    "id",
+    "name",
+    "status",
+    "reason",
+    "model",
+    "spec",
+    "priority",
+    "num_gpus",
+    "metadata",
+    "parent_id",
+    "attempt",
+    "progress",
+    "metrics",
+    "verification",
+    "cancel_requested_at",
+    "created_at",
+    "started_at",
+    "finished_at",
+)
+_ALIVE_GPUS = (
+    select(func.max(Worker.num_gpus))
+    .where(Worker.last_seen_at > func.now() - WORKER_ALIVE, Worker.queue == "train")
+    .scalar_subquery()
+)
+_IS_QUEUED = Job.status == JobStatus.QUEUED
+DEFAULT_GPUS = func.least(1, func.coalesce(_ALIVE_GPUS, 0))
+"""What a job gets that asks for no number: one where a living worker has one, else the CPU."""
+
+_jobs, _adapters = Job.__table__.c, Adapter.__table__.c
+_IS_QUEUED = _jobs.status == JobStatus.QUEUED
+# Tables and not classes: rows that are only read need none of the ORM's bookkeeping.
+_JOB_VIEW = select(
+    *(_jobs[name] for name in _JOB_VIEW_COLUMNS),
+    _adapters.state.label("adapter_state"),
+    _adapters.num_bytes.label("adapter_bytes"),
+    _adapters.sha256.label("adapter_sha256"),
+    case((_IS_QUEUED, _ALIVE_GPUS)).label("largest_worker"),
+).select_from(Job.__table__.outerjoin(Adapter.__table__, _adapters.job_id == _jobs.id))
+_NO_PLACE = _JOB_VIEW.add_columns(null().label("queue_position"))
+_PLACE = _JOB_VIEW.add_columns(case((_IS_QUEUED, func.medtune_queue_position(_jobs.id))).label("queue_position"))
+_NEW_JOB_VIEW = _NO_PLACE.where(_jobs.id == bindparam("job_id"))
+_ONE_JOB_VIEW = _PLACE.where(_jobs.id == bindparam("job_id"))
 
 
-def list_jobs(
+def get_job_view(session: Session, job_id: str, *, with_place: bool = True) -> Row[Any]:
+    """The job's columns with its adapter's and its place in the queue, which is counted and so can be left out.
+
+    `queue_position` is 1 for the next to start and counts other tenants' jobs too; it and `largest_worker` (GPUs of
+    the living training worker that has most) are null when the job is not queued.
+    """
+    view = _ONE_JOB_VIEW if with_place else _NEW_JOB_VIEW
+    row = session.connection().execute(view, {"job_id": job_id}).first()
+    if row is None:
+        raise _job_not_found(job_id)
+    return row
+
+
+def list_job_views(
     session: Session,
     *,
     limit: int,
@@ -137,16 +193,23 @@ def list_jobs(
     status: JobStatus | None = None,
     model: str | None = None,
     labels: Json | None = None,
-) -> Sequence[Job]:
-    """Newest first; up to `limit` older than `after`."""
-    query = select(Job)
+) -> Sequence[Row[Any]]:
+    """Newest first; up to `limit` older than `after`. Without places in the queue."""
+    query = _NO_PLACE
     if status is not None:
-        query = query.where(Job.status == status)
+        query = query.where(_jobs.status == status)
     if model is not None:
-        query = query.where(Job.model == model)
+        query = query.where(_jobs.model == model)
     if labels:
-        query = query.where(Job.labels.contains(labels))
-    return session.scalars(_page_of_newest(query, Job.id, after, limit)).all()
+        query = query.where(_jobs.metadata.contains(labels))
+    return session.connection().execute(_page_of_newest(query, _jobs.id, after, limit)).all()
+
+
+def get_job(session: Session, job_id: str) -> Job:
+    job = session.get(Job, job_id)
+    if job is None:
+        raise _job_not_found(job_id)
+    return job
 
 
 def find_job_by_idempotency_key(session: Session, tenant_id: str, key: str) -> Job | None:
@@ -155,13 +218,12 @@ def find_job_by_idempotency_key(session: Session, tenant_id: str, key: str) -> J
     return session.scalar(select(Job).where(Job.tenant_id == tenant_id, Job.idempotency_key == key))
 
 
-def get_queue_position(session: Session, job_id: str) -> int | None:
-    """1 for the next to start; null when the job is not queued. Counts other tenants' jobs too."""
-    return session.scalar(select(func.medtune_queue_position(job_id)))
-
-
-def find_adapter(session: Session, job_id: str) -> Adapter | None:
-    return session.get(Adapter, job_id)
+def get_adapter(session: Session, job_id: str) -> Adapter:
+    adapter = session.get(Adapter, job_id)
+    if adapter is None:
+        status = get_job(session, job_id).status
+        raise NotFound("adapter_not_found", f"the job is {status}; only a succeeded job has an adapter")
+    return adapter
 
 
 def list_attempts(session: Session, job_id: str) -> Sequence[Attempt]:
@@ -171,7 +233,7 @@ def list_attempts(session: Session, job_id: str) -> Sequence[Attempt]:
 def lock_job(session: Session, job_id: str) -> Job:
     job = session.scalar(select(Job).where(Job.id == job_id).with_for_update())
     if job is None:
-        raise NotFound("job_not_found", f"there is no job {job_id!r}")
+        raise _job_not_found(job_id)
     return job
 
 
@@ -230,12 +292,6 @@ def get_last_seqs(session: Session, job_id: str) -> tuple[int, int]:
 # --- Workers ----------------------------------------------------------------------------------------------------
 
 
-def find_largest_worker(session: Session) -> int | None:
-    """GPUs of the living training worker that has most; null when none lives."""
-    alive = Worker.last_seen_at > func.now() - WORKER_ALIVE
-    return session.scalar(select(func.max(Worker.num_gpus)).where(alive, Worker.queue == "train"))
-
-
 def check_reachable(session: Session) -> None:
     """Raises the driver's error when the database does not answer, or has no tables yet."""
     session.execute(select(exists(select(Worker.id))))
@@ -244,7 +300,9 @@ def check_reachable(session: Session) -> None:
 # --- Steps of the above -----------------------------------------------------------------------------------------
 
 
-def _page_of_newest(query: Select[Any], key: InstrumentedAttribute[str], after: str | None, limit: int) -> Select[Any]:
+def _page_of_newest(
+    query: Select[Any], key: ColumnElement[str] | InstrumentedAttribute[str], after: str | None, limit: int
+) -> Select[Any]:
     """Ids sort by time, so that the last id of a page is the cursor of the next."""
     if after is not None:
         query = query.where(key < after)
@@ -252,5 +310,13 @@ def _page_of_newest(query: Select[Any], key: InstrumentedAttribute[str], after: 
 
 
 def _list_after(session: Session, table: Any, job_id: str, after: int, limit: int) -> Sequence[Any]:
+    """Raises NotFound for a job that is not there; one that is may have none."""
     query = select(table).where(table.job_id == job_id, table.seq > after).order_by(table.seq).limit(limit)
-    return session.scalars(query).all()
+    rows = session.scalars(query).all()
+    if not rows:
+        get_job(session, job_id)
+    return rows
+
+
+def _job_not_found(job_id: str) -> NotFound:
+    return NotFound("job_not_found", f"there is no job {job_id!r}")

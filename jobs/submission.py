@@ -37,7 +37,7 @@ def submit_job(
         validation_dataset_id=datasets[1].id if len(datasets) == 2 else None,
         spec=spec.model_dump(mode="json"),
         priority=spec.priority,
-        num_gpus=_choose_gpus(session) if gpus is None else gpus,
+        num_gpus=repository.DEFAULT_GPUS if gpus is None else gpus,
         labels=spec.metadata,
         idempotency_key=idempotency_key,
         request_hash=request_hash if idempotency_key else None,
@@ -54,8 +54,3 @@ def _replay(job: Job, request_hash: str) -> Job:
             param="Idempotency-Key",
         )
     return job
-
-
-def _choose_gpus(session: Session) -> int:
-    """One where a worker has one, else the CPU."""
-    return min(1, repository.find_largest_worker(session) or 0)

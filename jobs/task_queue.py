@@ -3,7 +3,6 @@ doubled, late or forged, and nothing bad follows. The reconciler heals lost ones
 """
 
 import logging
-import queue
 import threading
 from enum import StrEnum
 from typing import Any
@@ -19,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 PUBLISH_SECONDS = 1.0
 """A ring that takes longer is given up."""
+PAUSE_SECONDS = 0.05
+"""Between two rings of one process."""
 
 
 class Queue(StrEnum):
@@ -65,18 +66,24 @@ def build_celery(settings: Settings, **options: Any) -> Celery:
 
 
 class Doorbell:
-    """Rings from a thread of its own, so that a request never waits for Redis."""
+    """Rings from a thread of its own, so that a request never waits for Redis.
+
+    Rings of the same moment become one: the worker that it wakes rings for the next while there is more to do.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._celery = build_celery(settings)
         self._celery.conf.broker_transport_options |= {"socket_timeout": PUBLISH_SECONDS, "retry_on_timeout": False}
-        self._wanted: queue.SimpleQueue[Queue | None] = queue.SimpleQueue()
+        self._wanted: set[Queue] = set()
+        self._is_wanted = threading.Event()
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="doorbell", daemon=True)
         self._thread.start()
 
     def ring(self, name: Queue) -> None:
-        """Ask one idle worker of the queue to look at the table. Returns at once."""
-        self._wanted.put(name)
+        """Ask an idle worker of the queue to look at the table. Returns at once."""
+        self._wanted.add(name)
+        self._is_wanted.set()
 
     def ring_after_commit(self, session: Session, name: Queue) -> None:
         """Ring once the session's transaction is committed; a worker must find what it is rung for."""
@@ -84,19 +91,24 @@ class Doorbell:
 
     def close(self) -> None:
         """Send what was asked for, at most for as long as one ring takes."""
-        self._wanted.put(None)
+        self._closing.set()
+        self._is_wanted.set()
         self._thread.join(timeout=2 * PUBLISH_SECONDS)
         self._celery.close()
 
     def _run(self) -> None:
-        while (name := self._wanted.get()) is not None:
-            try:
-                ring(self._celery, name)
-            except OperationalError as error:
-                logger.warning("cannot ring the workers, the reconciler will: %s", error)
-                while not self._wanted.empty():  # As many rings would wait as long for nothing.
-                    if self._wanted.get() is None:
-                        return
+        while self._is_wanted.wait():
+            self._is_wanted.clear()
+            while self._wanted:
+                self._try_to_ring(self._wanted.pop())
+            if self._closing.wait(PAUSE_SECONDS):
+                return
+
+    def _try_to_ring(self, name: Queue) -> None:
+        try:
+            ring(self._celery, name)
+        except OperationalError as error:
+            logger.warning("cannot ring the workers, the reconciler will: %s", error)
 
 
 def ring(celery: Celery, name: Queue) -> None:

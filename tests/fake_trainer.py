@@ -40,7 +40,7 @@ def main() -> int:
     command, run_dir = sys.argv[1], RunDir(Path(sys.argv[2]))
     reporter = Reporter(run_dir.events)
     row = json.loads(Path(run_dir.load_spec().train_path).read_text(encoding="utf-8").splitlines()[0])
-    script = Script(**json.loads(row["instruction"]))
+    script = Script(**json.loads(row["instruction"])) if row["instruction"].startswith("{") else Script()
     return train(run_dir, reporter, script) if command == "train" else verify(run_dir, reporter, script)
 
 

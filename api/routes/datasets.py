@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
-from api.dependencies import CallerDep, IdentityDep, Services, ServicesDep
+from api.dependencies import IdentityDep, Services, ServicesDep, TransactionDep
 from api.schemas import DatasetRead, Deleted, Page, read_dataset
 from jobs import repository
 from jobs.database import tenant_transaction
@@ -70,33 +70,36 @@ async def create_dataset(request: Request, identity: IdentityDep, services: Serv
 
 @router.get("", summary="List datasets, newest first")
 def list_datasets(
-    caller: CallerDep, limit: Annotated[int, Query(ge=1, le=1000)] = 50, after: str | None = None
+    transaction: TransactionDep, limit: Annotated[int, Query(ge=1, le=1000)] = 50, after: str | None = None
 ) -> Page[DatasetRead]:
-    datasets = repository.list_datasets(caller.session, limit=limit + 1, after=after)
+    with transaction as caller:
+        datasets = repository.list_datasets(caller.session, limit=limit + 1, after=after)
     return Page(data=[read_dataset(dataset) for dataset in datasets[:limit]], has_more=len(datasets) > limit)
 
 
 @router.get("/{dataset_id}", summary="One dataset")
-def get_dataset(dataset_id: str, caller: CallerDep) -> DatasetRead:
-    return read_dataset(repository.get_dataset(caller.session, dataset_id))
+def get_dataset(dataset_id: str, transaction: TransactionDep) -> DatasetRead:
+    with transaction as caller:
+        return read_dataset(repository.get_dataset(caller.session, dataset_id))
 
 
 @router.get("/{dataset_id}/report", summary="What the check found, by line number")
-def get_report(dataset_id: str, caller: CallerDep) -> dict[str, Any]:
-    dataset = repository.get_dataset(caller.session, dataset_id)
+def get_report(dataset_id: str, transaction: TransactionDep) -> dict[str, Any]:
+    with transaction as caller:
+        dataset = repository.get_dataset(caller.session, dataset_id)
     if dataset.report is None:
         raise Conflict("dataset_not_checked", "the check is not done yet; poll the dataset's status")
     return {"object": "dataset_report", "id": dataset.id, "status": dataset.status, **dataset.report}
 
 
 @router.delete("/{dataset_id}", summary="Delete a dataset that no job uses")
-def delete_dataset(dataset_id: str, caller: CallerDep, services: ServicesDep) -> Deleted:
-    dataset = repository.get_dataset(caller.session, dataset_id)
-    if uses := repository.count_jobs_of_dataset(caller.session, dataset_id):
-        raise Conflict("dataset_in_use", f"{uses} jobs name this dataset", jobs=uses)
-    caller.session.delete(dataset)
-    caller.session.flush()
-    services.store.delete(dataset.store_key)
+def delete_dataset(dataset_id: str, transaction: TransactionDep, services: ServicesDep) -> Deleted:
+    with transaction as caller:
+        dataset = repository.get_dataset(caller.session, dataset_id)
+        if uses := repository.count_jobs_of_dataset(caller.session, dataset_id):
+            raise Conflict("dataset_in_use", f"{uses} jobs name this dataset", jobs=uses)
+        caller.session.delete(dataset)
+    services.store.delete(dataset.store_key)  # After the commit: a row never names bytes that are gone.
     return Deleted(id=dataset_id)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, BinaryIO, TypeVar
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import StreamingResponse
 
-from api.dependencies import Caller, CallerDep, ServicesDep
+from api.dependencies import ServicesDep, TransactionDep
 from api.schemas import (
     CursorPage,
     EventRead,
@@ -15,15 +15,13 @@ from api.schemas import (
     LogChunkRead,
     MetricRead,
     Page,
-    QueuePlace,
     read_event,
     read_job,
     read_log_chunk,
     read_metric,
 )
 from jobs import lifecycle, repository
-from jobs.errors import InvalidRequest, NotFound
-from jobs.models import Job
+from jobs.errors import InvalidRequest
 from jobs.spec import JobSpec
 from jobs.status import JobStatus
 from jobs.store import CHUNK_BYTES
@@ -68,23 +66,24 @@ _CREATE_EXAMPLE = {
 @router.post("", status_code=201, summary="Create a job", openapi_extra=_CREATE_EXAMPLE)
 def create_job(
     spec: JobSpec,
-    caller: CallerDep,
+    transaction: TransactionDep,
     services: ServicesDep,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
     dry_run: Annotated[bool, Query(description="Reserved; only false for now.")] = False,
 ) -> JobRead:
     """A 201 means that the job is in the table. The same Idempotency-Key with the same body gives the same job."""
-    if dry_run:
-        raise InvalidRequest("not_available", "dry_run: planning is not available yet", param="dry_run")
-    job = submit_job(caller.session, caller.identity, services.settings, spec, idempotency_key)
-    services.doorbell.ring_after_commit(caller.session, Queue.TRAIN)
-    return read_job(job, queue=_describe_place(job))
+    with transaction as caller:
+        if dry_run:
+            raise InvalidRequest("not_available", "dry_run: planning is not available yet", param="dry_run")
+        job = submit_job(caller.session, caller.identity, services.settings, spec, idempotency_key)
+        services.doorbell.ring_after_commit(caller.session, Queue.TRAIN)
+        return read_job(repository.get_job_view(caller.session, job.id, with_place=False))
 
 
 @router.get("", summary="List jobs, newest first")
 def list_jobs(
     request: Request,
-    caller: CallerDep,
+    transaction: TransactionDep,
     status: JobStatus | None = None,
     model: str | None = None,
     limit: Limit = 20,
@@ -92,54 +91,61 @@ def list_jobs(
 ) -> Page[JobRead]:
     """Filters: `status`, `model`, and `metadata[key]=value` any number of times."""
     labels = {m[1]: v for k, v in request.query_params.multi_items() if (m := _METADATA_FILTER.fullmatch(k))}
-    jobs = repository.list_jobs(caller.session, limit=limit + 1, after=after, status=status, model=model, labels=labels)
-    return Page(data=[read_job(job, queue=_describe_place(job)) for job in jobs[:limit]], has_more=len(jobs) > limit)
+    with transaction as caller:
+        jobs = repository.list_job_views(
+            caller.session, limit=limit + 1, after=after, status=status, model=model, labels=labels
+        )
+    return Page(data=[read_job(job) for job in jobs[:limit]], has_more=len(jobs) > limit)
 
 
 @router.get("/{job_id}", summary="One job, the whole truth")
-def get_job(job_id: str, caller: CallerDep) -> JobRead:
-    job = repository.get_job(caller.session, job_id)
-    if job.status == JobStatus.QUEUED:
-        return read_job(job, queue=_find_place(caller, job))
-    adapter = repository.find_adapter(caller.session, job_id) if job.status == JobStatus.SUCCEEDED else None
-    return read_job(job, queue=_describe_place(job), adapter=adapter)
+def get_job(job_id: str, transaction: TransactionDep) -> JobRead:
+    with transaction as caller:
+        job = repository.get_job_view(caller.session, job_id)
+    return read_job(job)
 
 
 @router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job")
-def cancel_job(job_id: str, caller: CallerDep) -> JobRead:
+def cancel_job(job_id: str, transaction: TransactionDep) -> JobRead:
     """At once while it waits; a running job's processes are ended first. 409 when it is final already."""
-    return read_job(lifecycle.request_cancel(caller.session, job_id))
+    with transaction as caller:
+        lifecycle.request_cancel(caller.session, job_id)
+        return read_job(repository.get_job_view(caller.session, job_id))
 
 
 @router.get("/{job_id}/logs", summary="The trainer's output")
-def list_logs(job_id: str, caller: CallerDep, after: After = 0, limit: Limit = 100) -> CursorPage[LogChunkRead]:
+def list_logs(
+    job_id: str, transaction: TransactionDep, after: After = 0, limit: Limit = 100
+) -> CursorPage[LogChunkRead]:
     """Chunks of whole lines, up to 64 KiB each."""
-    repository.get_job(caller.session, job_id)
-    chunks = repository.list_log_chunks(caller.session, job_id, after=after, limit=limit + 1)
+    with transaction as caller:
+        chunks = repository.list_log_chunks(caller.session, job_id, after=after, limit=limit + 1)
     return _page([read_log_chunk(chunk) for chunk in chunks], after, limit)
 
 
 @router.get("/{job_id}/metrics", summary="Numbers of the training steps")
-def list_metrics(job_id: str, caller: CallerDep, after: After = 0, limit: Limit = 1000) -> CursorPage[MetricRead]:
-    repository.get_job(caller.session, job_id)
-    metrics = repository.list_metrics(caller.session, job_id, after=after, limit=limit + 1)
+def list_metrics(
+    job_id: str, transaction: TransactionDep, after: After = 0, limit: Limit = 1000
+) -> CursorPage[MetricRead]:
+    with transaction as caller:
+        metrics = repository.list_metrics(caller.session, job_id, after=after, limit=limit + 1)
     return _page([read_metric(metric) for metric in metrics], after, limit)
 
 
 @router.get("/{job_id}/events", summary="What happened, with reasons")
-def list_events(job_id: str, caller: CallerDep, after: After = 0, limit: Limit = 100) -> CursorPage[EventRead]:
-    repository.get_job(caller.session, job_id)
-    events = repository.list_events(caller.session, job_id, after=after, limit=limit + 1)
+def list_events(
+    job_id: str, transaction: TransactionDep, after: After = 0, limit: Limit = 100
+) -> CursorPage[EventRead]:
+    with transaction as caller:
+        events = repository.list_events(caller.session, job_id, after=after, limit=limit + 1)
     return _page([read_event(event) for event in events], after, limit)
 
 
 @router.get("/{job_id}/adapter", summary="Download the adapter", response_class=StreamingResponse)
-def download_adapter(job_id: str, caller: CallerDep, services: ServicesDep) -> StreamingResponse:
+def download_adapter(job_id: str, transaction: TransactionDep, services: ServicesDep) -> StreamingResponse:
     """A `.tar.gz` of adapter_config.json, adapter_model.safetensors, the tokenizer and the verification."""
-    job = repository.get_job(caller.session, job_id)
-    adapter = repository.find_adapter(caller.session, job_id)
-    if adapter is None:
-        raise NotFound("adapter_not_found", f"the job is {job.status}; only a succeeded job has an adapter")
+    with transaction as caller:
+        adapter = repository.get_adapter(caller.session, job_id)
     file = services.store.open(adapter.store_key)
     headers = {
         "Content-Length": str(adapter.num_bytes),
@@ -161,22 +167,3 @@ Read = TypeVar("Read", LogChunkRead, MetricRead, EventRead)
 def _page(rows: list[Read], after: int, limit: int) -> CursorPage[Read]:
     rows, has_more = rows[:limit], len(rows) > limit
     return CursorPage(data=rows, has_more=has_more, cursor=rows[-1].seq if rows else after)
-
-
-def _describe_place(job: Job) -> QueuePlace | None:
-    if job.status == JobStatus.VALIDATING:
-        return QueuePlace(position=None, reason="waits for the check of its dataset")
-    if job.status == JobStatus.QUEUED:
-        return QueuePlace(position=None, reason="waits for a free worker")
-    return None
-
-
-def _find_place(caller: Caller, job: Job) -> QueuePlace:
-    largest = repository.find_largest_worker(caller.session)
-    if largest is None:
-        reason = "no worker is running"
-    elif largest < job.num_gpus:
-        reason = f"no running worker has {job.num_gpus} GPUs; the largest has {largest}"
-    else:
-        reason = "waits for a free worker"
-    return QueuePlace(position=repository.get_queue_position(caller.session, job.id), reason=reason)

@@ -1,0 +1,139 @@
+// The job page, live: the job itself, then what happened after each cursor, until it is final.
+
+import { ConnectionLost, RequestFailed, poll, refreshSections, request } from "./api.js";
+import { JobCharts } from "./charts.js";
+import { duration, fill, localizeTimes, number, setText, showTime, span } from "./format.js";
+import { Log } from "./log.js";
+
+const POLL_MS = 1000;
+const FINAL = ["succeeded", "failed", "cancelled"];
+const MAX_EVENTS = 500;
+const FROM_THE_SERVER = ["head", "outcome", "facts", "verification"];
+
+const page = document.getElementById("job");
+const path = `/jobs/${page.dataset.id}`;
+const cursors = {
+  events: page.dataset.eventsAfter,
+  logs: page.dataset.logsAfter,
+  metrics: page.dataset.metricsAfter,
+};
+const log = new Log(document.getElementById("log"));
+const charts = new JobCharts(page.dataset.plotly);
+let shownState = page.dataset.state;
+
+localizeTimes();
+enableCancel();
+addCancel();
+poll(() => update().catch(giveUp), POLL_MS);
+
+/** Returns whether there is more to come. */
+async function update() {
+  const job = await request(path);
+  // The job is read before its news, so that what follows a final status is complete.
+  const [metrics] = await Promise.all([
+    readNew("metrics", 1000, (found) => charts.add(found)),
+    readNew("logs", 100, (chunks) => chunks.forEach((chunk) => log.append(chunk.text))),
+    readNew("events", 100, (events) => events.forEach(addEvent)),
+  ]);
+  const isFinal = FINAL.includes(job.status);
+  if (metrics > 0) drawCharts();
+  await showState(job);
+  showProgress(job, isFinal);
+  return !isFinal;
+}
+
+/** When the job is gone there is nothing to wait for. */
+function giveUp(error) {
+  if (!(error instanceof RequestFailed)) throw error;
+  showError(error.message);
+  return false;
+}
+
+/** Everything after the cursor, page by page. Returns how many. */
+async function readNew(kind, limit, take) {
+  for (let count = 0; ; ) {
+    const found = await request(`${path}/${kind}?after=${cursors[kind]}&limit=${limit}`);
+    cursors[kind] = found.cursor;
+    take(found.data);
+    count += found.data.length;
+    if (!found.has_more) return count;
+  }
+}
+
+function drawCharts() {
+  charts.draw().catch((error) => setText(document.getElementById("chart-note"), error.message));
+}
+
+/** A new status changes whole sections: the server renders them. */
+async function showState(job) {
+  const state = `${job.status}/${job.attempt}/${job.cancel_requested_at ? "True" : "False"}`;
+  if (state === shownState) return;
+  await refreshSections(location.href, FROM_THE_SERVER);
+  shownState = state;
+  localizeTimes(page);
+  enableCancel();
+  setText(document.getElementById("announcement"), `The job is ${job.status}.`);
+}
+
+function showProgress({ progress, queue, metrics, started_at: start, finished_at: end }, isFinal) {
+  const place = queue?.position ? `number ${queue.position} in the queue: ` : "";
+  fill(page, {
+    steps: progress ? `Step ${progress.step} of ${progress.max_steps}` : isFinal ? "It never started to train" : "Not training yet",
+    now: queue ? place + queue.reason : progress && !isFinal ? progress.phase : "",
+    eta: describeRest(progress, isFinal),
+    epoch: number(progress?.epoch, 3),
+    tokens: progress ? progress.tokens.toLocaleString("en") : "–",
+    duration: span(start, end),
+  });
+  page.querySelector("[data-field=bar]").value = progress?.percent ?? 0;
+  for (const cell of page.querySelectorAll("[data-metric]")) setText(cell, number(metrics?.[cell.dataset.metric]));
+}
+
+function describeRest(progress, isFinal) {
+  if (!progress) return "";
+  const percent = `${number(progress.percent, 3)} %`;
+  const hasRest = !isFinal && progress.eta_seconds > 0 && progress.phase === "training";
+  return hasRest ? `${percent} · about ${duration(progress.eta_seconds)} left` : percent;
+}
+
+function addEvent(event) {
+  const events = document.getElementById("events");
+  const row = document.getElementById("event-row").content.firstElementChild.cloneNode(true);
+  row.className = event.type;
+  showTime(row.querySelector("time"), event.created_at);
+  setText(row.querySelector(".kind"), event.type.replaceAll("_", " "));
+  setText(row.querySelector(".message"), event.message);
+  events.prepend(row);
+  if (events.childElementCount > MAX_EVENTS) events.lastElementChild.remove();
+}
+
+function enableCancel() {
+  const button = page.querySelector("[data-action=cancel]");
+  button.disabled = !("enabled" in button.dataset);
+}
+
+function addCancel() {
+  const dialog = document.getElementById("cancel-dialog");
+  page.addEventListener("click", (event) => {
+    if (event.target.closest("[data-action=cancel]")) dialog.showModal();
+  });
+  dialog.addEventListener("close", () => {
+    if (dialog.returnValue === "yes") cancel();
+    dialog.returnValue = "";
+  });
+}
+
+async function cancel() {
+  try {
+    await request(`${path}/cancel`, { method: "POST" });
+  } catch (error) {
+    if (error instanceof ConnectionLost) showError("The service did not answer, so the job is not cancelled. Try again.");
+    else showError(error.message);
+  }
+}
+
+function showError(message) {
+  const note = document.getElementById("action-error");
+  note.textContent = message;
+  note.hidden = false;
+}

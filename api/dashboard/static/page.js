@@ -1,0 +1,5 @@
+// What every page does.
+
+import { localizeTimes } from "./format.js";
+
+localizeTimes();

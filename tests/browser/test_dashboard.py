@@ -1,0 +1,534 @@
+"""What people do in the dashboard, in Chromium, against a running service with the fake trainer."""
+
+import json
+import re
+import tarfile
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+from psycopg.types.json import Jsonb
+
+from api.dependencies import SESSION_COOKIE
+from cli.client import Client
+from cli.serve import Service
+from tests.browser.conftest import LAN_HOST, sign_in
+from tests.factories import submit_script, upload_script, wait_for_status, write_rows
+
+ATTACK = '<img src=x onerror="alert(1)"><script>alert(2)</script>'
+
+
+# --- Signing in -------------------------------------------------------------------------------------------------
+
+
+def test_a_wrong_key_is_refused_with_a_clear_message(visitor: Page, service: Service) -> None:
+    sign_in(visitor, service.url, "mt_wrong")
+
+    expect(visitor.get_by_role("alert")).to_have_text("This is no valid API key.")
+    expect(visitor.get_by_label("API key")).to_have_value("")
+    assert visitor.context.cookies() == []
+
+
+def test_a_right_key_signs_in_until_signing_out(visitor: Page, service: Service) -> None:
+    visitor.goto(f"{service.url}/")
+    expect(visitor).to_have_url(re.compile("/dashboard/sign-in"))
+    visitor.get_by_label("API key").fill(f" {service.key} ")
+    visitor.get_by_role("button", name="Sign in").click()
+    expect(visitor.get_by_role("heading", name="Jobs")).to_be_visible()
+    (cookie,) = visitor.context.cookies()
+    assert cookie["httpOnly"]
+    assert cookie["sameSite"] == "Strict"
+
+    visitor.get_by_role("button", name="Sign out").click()
+
+    expect(visitor.get_by_label("API key")).to_be_visible()
+    assert visitor.context.cookies() == []
+    visitor.goto(f"{service.url}/dashboard/datasets")
+    expect(visitor).to_have_url(f"{service.url}/dashboard/sign-in?next=%2Fdashboard%2Fdatasets")
+
+
+@pytest.mark.parametrize(
+    ("target", "place"),
+    [
+        ("/dashboard/jobs?status=failed", "/dashboard/jobs?status=failed"),
+        ("//evil.test/", "/dashboard/jobs"),
+        ("https://evil.test/", "/dashboard/jobs"),
+        ("/dashboard/\\evil.test", "/dashboard/jobs"),
+        ("/dashboard/\nSet-Cookie: a=b", "/dashboard/jobs"),
+        ("/jobs", "/dashboard/jobs"),
+    ],
+)
+def test_signing_in_never_leads_to_another_site(service: Service, target: str, place: str) -> None:
+    form = {"key": service.key, "next": target}
+    response = httpx.post(f"{service.url}/dashboard/sign-in", data=form, headers={"Origin": service.url})
+
+    assert response.status_code == 303
+    assert response.headers["location"] == place
+
+
+@pytest.mark.parametrize("path", ["sign-in", "sign-out"])
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"Origin": "https://evil.test"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}],
+    ids=["nothing", "foreign origin", "null origin", "cross-site"],
+)
+def test_forms_of_other_sites_are_refused(service: Service, path: str, headers: dict[str, str]) -> None:
+    response = httpx.post(f"{service.url}/dashboard/{path}", data={"key": service.key}, headers=headers)
+
+    assert response.status_code == 403
+    assert "set-cookie" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "{url}"}, 404),
+        ({"Sec-Fetch-Site": "same-origin"}, 404),
+        ({}, 401),
+        ({"Origin": "https://evil.test"}, 401),
+        ({"Origin": "{url}", "Sec-Fetch-Site": "same-site"}, 401),
+    ],
+)
+def test_the_cookie_changes_things_from_our_own_pages_only(
+    service: Service, session_cookie: str, headers: dict[str, str], status: int
+) -> None:
+    headers = {name: value.format(url=service.url) for name, value in headers.items()}
+    headers["Cookie"] = f"{SESSION_COOKIE}={session_cookie}"
+
+    assert httpx.post(f"{service.url}/jobs/job_missing/cancel", headers=headers).status_code == status
+
+
+def test_the_cookie_is_secure_where_the_page_is(service: Service) -> None:
+    headers = {"Origin": "https://medtune.test", "Host": "medtune.test"}
+    response = httpx.post(f"{service.url}/dashboard/sign-in", data={"key": service.key}, headers=headers)
+
+    assert response.status_code == 303
+    assert "Secure" in response.headers["set-cookie"]
+
+
+def test_a_forged_cookie_is_worth_nothing(context: BrowserContext, visitor: Page, service: Service) -> None:
+    context.add_cookies([{"name": "medtune_session", "value": "key_01.aaaa.bbbb", "url": service.url}])
+
+    visitor.goto(f"{service.url}/dashboard/jobs")
+
+    expect(visitor).to_have_url(re.compile("/dashboard/sign-in"))
+
+
+def test_who_comes_from_another_site_goes_on_without_signing_in_again(page: Page, service: Service) -> None:
+    link = f'<a href="{service.url}/dashboard/datasets">datasets</a>'
+    page.route("http://elsewhere.test/", lambda route: route.fulfill(body=link, content_type="text/html"))
+    page.goto("http://elsewhere.test/")
+    page.get_by_role("link").click()
+
+    expect(page).to_have_url(f"{service.url}/dashboard/datasets")
+
+
+def test_it_works_over_plain_http_in_a_local_network(
+    visitor: Page, service: Service, client: Client, tmp_path: Path
+) -> None:
+    job_id = submit_script(client, tmp_path, {"resources": {"gpus": 8}})
+    url = f"http://{LAN_HOST}:{service.settings.port}"
+    sign_in(visitor, url, service.key)
+    expect(visitor).to_have_url(f"{url}/dashboard/jobs")
+    visitor.goto(f"{url}/dashboard/jobs/{job_id}")
+
+    cancel_in_page(visitor)
+
+    expect_status(visitor, "cancelled")
+
+
+# --- The job page -----------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_followed_live_to_its_adapter(page: Page, service: Service, client: Client, tmp_path: Path) -> None:
+    job_id = submit_script(client, tmp_path, {"name": "followed"}, steps=30, step_seconds=0.2, log="hello\n")
+    page.goto(f"{service.url}/dashboard/jobs/{job_id}")
+
+    expect_status(page, "running")
+    chart = page.get_by_role("img", name="Loss by step")
+    first = chart.get_attribute("aria-label") or ""
+    expect(page.locator("#log")).to_contain_text("hello")
+    expect(page.locator("[data-field=eta]")).to_contain_text("left")
+    expect(chart).not_to_have_attribute("aria-label", first)
+    expect_status(page, "succeeded")
+
+    expect(page.locator("[data-field=steps]")).to_have_text("Step 30 of 30")
+    expect(page.locator("#log span").last).to_have_text("step 30/30")
+    expect(chart).to_have_attribute("aria-label", "Loss by step: 30 points, the last is 0.1 at step 30")
+    assert chart.evaluate("chart => chart.data[0].x.length") == 30
+    expect(page.locator("#events li").first).to_contain_text("succeeded")
+    expect(page.locator("#verification")).to_contain_text("passed")
+    expect(page.get_by_role("button", name="Cancel the job")).to_be_disabled()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download the adapter").click()
+    with tarfile.open(download.value.path()) as archive:
+        assert "adapter/adapter_config.json" in archive.getnames()
+
+
+def test_the_page_asks_no_more_when_the_job_is_final(
+    page: Page, service: Service, client: Client, tmp_path: Path
+) -> None:
+    job_id = submit_script(client, tmp_path, steps=1)
+    wait_for_status(client, job_id, "succeeded")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.clock.install()
+    page.goto(f"{service.url}/dashboard/jobs/{job_id}")
+    expect(page.get_by_role("img", name="Loss by step: 1 points")).to_be_visible()
+
+    page.clock.run_for(60_000)
+
+    assert [url.removeprefix(service.url) for url in asked].count(f"/jobs/{job_id}") == 1
+
+
+def test_a_job_is_cancelled_from_its_page(page: Page, service: Service, client: Client, tmp_path: Path) -> None:
+    job_id = submit_script(client, tmp_path, steps=1000, step_seconds=0.1)
+    page.goto(f"{service.url}/dashboard/jobs/{job_id}")
+    expect_status(page, "running")
+    page.get_by_role("button", name="Cancel the job").click()
+    page.get_by_role("button", name="Keep it running").click()
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    assert client.get(f"/jobs/{job_id}")["cancel_requested_at"] is None
+
+    cancel_in_page(page)
+
+    expect_status(page, "cancelled")
+    expect(page.get_by_role("button", name="Cancel the job")).to_be_disabled()
+
+
+def test_a_failed_job_says_why_and_what_to_do(page: Page, service: Service, client: Client, tmp_path: Path) -> None:
+    job_id = submit_script(client, tmp_path, steps=4, error_code="loss_not_finite", log="the last words\n")
+    page.goto(f"{service.url}/dashboard/jobs/{job_id}")
+
+    expect_status(page, "failed")
+
+    outcome = page.get_by_role("region", name="Why")
+    expect(outcome).to_contain_text("it went wrong")
+    expect(outcome).to_contain_text("loss_not_finite")
+    expect(outcome).to_contain_text("What to do: do it right")
+    expect(outcome.locator(".log")).to_contain_text("the last words")
+
+
+def test_a_waiting_job_says_for_what(page: Page, service: Service, client: Client, tmp_path: Path) -> None:
+    job_id = submit_script(client, tmp_path, {"resources": {"gpus": 8}, "priority": 50})
+    page.goto(f"{service.url}/dashboard/jobs/{job_id}")
+
+    expect(page.locator("[data-field=now]")).to_have_text(
+        "number 1 in the queue: no running worker has 8 GPUs; the largest has 0"
+    )
+
+    client.post(f"/jobs/{job_id}/cancel")
+    expect_status(page, "cancelled")
+
+
+def test_a_long_log_keeps_its_newest_lines_and_the_readers_place(
+    page: Page, service: Service, client: Client, tmp_path: Path
+) -> None:
+    lines = "".join(f"line {n}\n" for n in range(3000))
+    job_id = submit_script(client, tmp_path, steps=100, step_seconds=0.2, log=lines)
+    page.goto(f"{service.url}/dashboard/jobs/{job_id}")
+    log = page.locator("#log")
+    expect(log).to_contain_text("step 5/100")
+    expect(log.locator("span")).to_have_count(2000)
+    is_at_end = "log => log.scrollHeight - log.scrollTop - log.clientHeight < 30"
+    assert log.evaluate(is_at_end)
+
+    log.evaluate("log => log.scrollTop = 100")
+    expect(log).to_contain_text("step 15/100")
+
+    assert not log.evaluate(is_at_end)
+    client.post(f"/jobs/{job_id}/cancel")
+
+
+def test_a_lost_network_is_shown_and_overcome(
+    page: Page, context: BrowserContext, service: Service, client: Client, tmp_path: Path
+) -> None:
+    job_id = submit_script(client, tmp_path, steps=1000, step_seconds=0.1)
+    page.goto(f"{service.url}/dashboard/jobs/{job_id}")
+    expect_status(page, "running")
+
+    context.set_offline(True)
+    expect(page.get_by_text("No connection to the service")).to_be_visible()
+    client.post(f"/jobs/{job_id}/cancel")
+    context.set_offline(False)
+
+    expect_status(page, "cancelled")
+    expect(page.get_by_text("No connection to the service")).to_be_hidden()
+
+
+def test_an_ended_session_leads_to_signing_in_and_back(
+    page: Page, context: BrowserContext, service: Service, client: Client, tmp_path: Path
+) -> None:
+    job_id = submit_script(client, tmp_path, {"resources": {"gpus": 8}})
+    page.goto(f"{service.url}/dashboard/jobs/{job_id}")
+
+    context.clear_cookies()
+    page.get_by_label("API key").fill(service.key)
+    page.get_by_role("button", name="Sign in").click()
+
+    expect(page).to_have_url(f"{service.url}/dashboard/jobs/{job_id}")
+    client.post(f"/jobs/{job_id}/cancel")
+
+
+def test_the_heldout_loss_comes_with_its_interval(page: Page, service: Service, client: Client, tmp_path: Path) -> None:
+    job_id = submit_script(client, tmp_path, {"training": {"learning_rate": 0.005}})
+    wait_for_status(client, job_id, "succeeded")
+    heldout = {"rows": 21, "tokens": 2447, "base_loss": 8.629, "adapter_loss": 6.8985, "mean_row_difference": -1.739}
+    set_verification(
+        service,
+        job_id,
+        {
+            "ok": True,
+            "checks": [{"name": "only_lora_tensors", "ok": True, "detail": "", "tensors": 56}],
+            "heldout": {**heldout, "ci95": [-1.816, -1.662]},
+        },
+    )
+
+    page.goto(f"{service.url}/dashboard/jobs/{job_id}")
+
+    verification = page.get_by_role("region", name="Verification")
+    expect(verification).to_contain_text("Only LoRA tensors tensors: 56")
+    expect(verification).to_contain_text("8.629 base → 6.899 with the adapter")
+    expect(verification).to_contain_text("95 % interval -1.816 to -1.662: better than the base")
+    expect(page.locator(".settings .changed")).to_contain_text("learning_rate0.005")
+
+
+# --- The job table ----------------------------------------------------------------------------------------------
+
+
+def test_the_table_shows_new_jobs_and_changes_without_a_reload(
+    page: Page, service: Service, client: Client, tmp_path: Path
+) -> None:
+    page.evaluate("() => { window.isFirstLoad = true; }")
+
+    job_id = submit_script(client, tmp_path, {"name": "appears"}, steps=10, step_seconds=0.1)
+
+    row = page.locator(f"tr[data-id={job_id}]")
+    expect(row.get_by_role("link", name="appears")).to_be_visible()
+    expect(row.locator(".badge")).to_have_text("succeeded")
+    expect(row.locator("[data-field=progress]")).to_have_text("10/10 · 100 %")
+    expect(row.locator("[data-field=loss]")).to_have_text("0.3")
+    assert page.evaluate("() => window.isFirstLoad")
+
+
+def test_jobs_are_filtered_by_status_and_paged(page: Page, service: Service, client: Client, tmp_path: Path) -> None:
+    dataset = {"id": upload_script(client, tmp_path)}
+    request = {"model": "tiny", "dataset": dataset, "resources": {"gpus": 8}}
+    job_ids = [str(client.post("/jobs", request)["id"]) for _ in range(27)]
+
+    page.goto(f"{service.url}/dashboard/jobs")
+    page.get_by_label("Status").select_option("queued")
+
+    expect(page).to_have_url(f"{service.url}/dashboard/jobs?status=queued")
+    rows = page.locator("tbody tr")
+    expect(rows).to_have_count(25)
+    assert rows.evaluate_all("rows => rows.map(row => row.dataset.id)") == job_ids[:1:-1]
+    page.get_by_role("link", name="Older").click()
+    expect(rows).to_have_count(2)
+    assert rows.evaluate_all("rows => rows.map(row => row.dataset.id)") == job_ids[1::-1]
+    for job_id in job_ids:
+        client.post(f"/jobs/{job_id}/cancel")
+    expect(page.get_by_text("No job is queued.")).to_be_visible()
+    page.get_by_role("link", name="Newest").click()
+    expect(page.get_by_text("No job is queued.")).to_be_visible()
+
+
+# --- Forms ------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_started_from_an_uploaded_file(page: Page, service: Service, tmp_path: Path) -> None:
+    rows = [{"instruction": json.dumps({"steps": 2}), "response": "yes"}]
+    file = write_rows(tmp_path / "answers.jsonl", rows)
+    page.get_by_role("link", name="New job").first.click()
+    open_upload(page)
+    page.get_by_label("File").set_input_files(file)
+    page.get_by_role("button", name="Upload").click()
+    expect(page.get_by_text("answers.jsonl: ready, 1 rows.")).to_be_visible()
+    expect(page.get_by_label("Dataset", exact=True)).to_have_value(re.compile("ds_"))
+    page.locator("#name").fill("from the form")
+    page.get_by_label("Max steps").fill("2")
+    page.get_by_label("Learning rate").fill("1e-3")
+    page.get_by_label("DeepSpeed ZeRO stage").select_option("2")
+
+    page.get_by_role("button", name="Start the job").click()
+
+    expect(page.get_by_role("heading", name="from the form")).to_be_visible()
+    expect_status(page, "succeeded")
+    changed = page.locator(".settings .changed")
+    expect(changed).to_have_text([r"max_steps2", r"learning_rate0.001", r"deepspeed.stage2"])
+
+
+def test_refused_fields_say_so_at_their_places(page: Page, service: Service, client: Client, tmp_path: Path) -> None:
+    wrong = {
+        "Max steps": ("1.5", "valid integer"),
+        "Learning rate": ("fast", "valid number"),
+        "LoRA rank r": ("0", "greater than or equal to 1"),
+        "Validation fraction": ("0.9", "less than or equal to 0.5"),
+    }
+    page.goto(f"{service.url}/dashboard/jobs/new?dataset={upload_script(client, tmp_path)}")
+    for label, (value, _) in wrong.items():
+        page.get_by_label(label).fill(value)
+
+    page.get_by_role("button", name="Start the job").click()
+
+    for label, (_, message) in wrong.items():
+        field = page.get_by_label(label)
+        expect(field).to_have_attribute("aria-invalid", "true")
+        expect(page.locator(".field", has=field).locator(".error")).to_contain_text(message)
+    expect(page.locator(".error:visible")).to_have_count(len(wrong))
+    page.get_by_label("Max steps").fill("2")
+    page.get_by_label("Learning rate").fill("0.1")
+    page.get_by_label("Validation fraction").fill("")
+    page.get_by_role("button", name="Start the job").click()
+    expect(page.locator(".error:visible")).to_have_count(1)
+    expect(page.get_by_label("LoRA rank r")).to_be_focused()
+
+
+def test_a_job_without_a_dataset_is_refused_at_the_dataset(page: Page, service: Service) -> None:
+    page.goto(f"{service.url}/dashboard/jobs/new")
+
+    page.get_by_role("button", name="Start the job").click()
+
+    expect(page.get_by_label("Dataset", exact=True)).to_be_focused()
+    expect(page.locator("#dataset-error")).to_contain_text("Choose a dataset")
+
+
+def test_a_rejected_file_shows_its_lines(page: Page, service: Service, tmp_path: Path) -> None:
+    good = '{"instruction": "a", "response": "b"}\n'
+    file = tmp_path / "broken.jsonl"
+    file.write_text(f"{good}{good}{{broken\n{good}")
+    page.goto(f"{service.url}/dashboard/datasets")
+    open_upload(page)
+    page.get_by_label("File").set_input_files(file)
+    page.get_by_label("Name").fill("broken rows")
+    page.get_by_role("button", name="Upload").click()
+
+    report = page.locator("#upload-report")
+    expect(report).to_contain_text("1 of 4 rows cannot be used")
+    expect(report.locator("tbody tr td").first).to_have_text("3")
+    row = page.get_by_role("row", name="broken rows")
+    expect(row.locator(".badge")).to_have_text("rejected")
+    row.get_by_role("link", name="Read the report").click()
+    expect(page.get_by_role("region", name="Report").locator("tbody tr td").first).to_have_text("3")
+
+
+def test_a_file_of_the_wrong_type_is_refused_at_the_file(page: Page, service: Service, tmp_path: Path) -> None:
+    file = tmp_path / "scan.pdf"
+    file.write_bytes(b"%PDF")
+    page.goto(f"{service.url}/dashboard/datasets")
+    open_upload(page)
+    page.get_by_label("File").set_input_files(file)
+    page.get_by_role("button", name="Upload").click()
+
+    expect(page.locator("#file-error")).to_contain_text("no JSONL")
+
+
+# --- Every page -------------------------------------------------------------------------------------------------
+
+
+def test_what_users_write_is_text_and_nothing_else(
+    page: Page, service: Service, client: Client, tmp_path: Path
+) -> None:
+    rows = write_rows(tmp_path / "x.jsonl", [{"instruction": json.dumps({"log": f"{ATTACK}\n"}), "response": "yes"}])
+    dataset = client.wait_for_dataset(client.upload(rows, name=ATTACK)["id"])
+    request = {"name": ATTACK, "model": "tiny", "dataset": {"id": dataset["id"]}, "metadata": {ATTACK[:60]: ATTACK}}
+
+    expect(page.get_by_role("heading", name="Jobs")).to_be_visible()
+    job_id = client.post("/jobs", request)["id"]
+    expect(page.locator(f"tr[data-id={job_id}]").get_by_role("link")).to_have_text(ATTACK)
+    page.goto(f"{service.url}/dashboard/jobs/{job_id}")
+    expect(page.locator("#log")).to_contain_text(ATTACK)
+    expect_status(page, "succeeded")
+    expect(page.get_by_role("heading", level=1)).to_contain_text(ATTACK)
+    expect(page.locator("#facts")).to_contain_text(ATTACK)
+    for path in (f"jobs/{job_id}", "jobs", "datasets", f"datasets/{dataset['id']}", "jobs/new"):
+        page.goto(f"{service.url}/dashboard/{path}")
+        assert page.locator("img[src=x]").count() == 0, path
+        assert ATTACK in (page.locator("main").text_content() or ""), path
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/sign-in", "/jobs", "/jobs/job_missing", "/nothing", "/static/style.css", "/static/missing.js", "/session"],
+)
+def test_every_answer_has_the_security_headers(service: Service, path: str) -> None:
+    headers = httpx.get(f"{service.url}/dashboard{path}").headers
+
+    policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == "'self'"
+    assert policy["frame-ancestors"] == "'none'"
+    assert "script-src" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "same-origin"
+
+
+def test_pages_are_read_without_javascript(
+    context: BrowserContext, service: Service, client: Client, tmp_path: Path
+) -> None:
+    job_id = submit_script(client, tmp_path, {"name": "plain"}, steps=2)
+    wait_for_status(client, job_id, "succeeded")
+    assert context.browser is not None
+    plain = context.browser.new_context(java_script_enabled=False)
+    page = plain.new_page()
+    sign_in(page, service.url, service.key)
+    page.get_by_role("link", name="plain").click()
+
+    expect(page.locator("h1 .badge")).to_have_text("succeeded")
+    expect(page.locator("#log")).to_contain_text("step 2/2")
+    expect(page.locator("#events")).to_contain_text("job created")
+    expect(page.locator("[data-metric=loss]")).to_have_text("1.5")
+    plain.close()
+
+
+def test_pages_fit_a_narrow_window_and_every_control_has_a_name(
+    page: Page, service: Service, client: Client, tmp_path: Path
+) -> None:
+    job_id = submit_script(client, tmp_path, {"name": "n" * 200}, steps=2)
+    job = wait_for_status(client, job_id, "succeeded")
+    page.set_viewport_size({"width": 700, "height": 900})
+
+    for path in ("jobs", f"jobs/{job_id}", "jobs/new", "datasets", f"datasets/{job['dataset']['id']}"):
+        page.goto(f"{service.url}/dashboard/{path}")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 700, path
+        assert page.evaluate(LIST_NAMELESS) == [], path
+
+
+LIST_NAMELESS = """
+    [...document.querySelectorAll("input:not([type=hidden]), select, progress, button, a")]
+        .filter(element => !(element.labels?.length || element.ariaLabel || element.textContent.trim()))
+        .map(element => element.outerHTML)
+"""
+
+
+def test_a_missing_page_is_a_page(page: Page, service: Service) -> None:
+    response = page.goto(f"{service.url}/dashboard/jobs/job_missing")
+
+    assert response is not None
+    assert response.status == 404
+    expect(page.get_by_text("there is no job 'job_missing'")).to_be_visible()
+
+
+# --- Steps of the above -----------------------------------------------------------------------------------------
+
+
+def expect_status(page: Page, status: str) -> None:
+    expect(page.locator("h1 .badge")).to_have_text(status)
+
+
+def cancel_in_page(page: Page) -> None:
+    page.get_by_role("button", name="Cancel the job").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel the job").click()
+
+
+def open_upload(page: Page) -> None:
+    """The form is open already where there is no dataset yet."""
+    if not page.get_by_label("File").is_visible():
+        page.get_by_text("Upload a dataset").click()
+
+
+def set_verification(service: Service, job_id: str, verification: dict[str, object]) -> None:
+    assert service.settings.database_url is not None
+    with psycopg.connect(service.settings.database_url.get_secret_value()) as connection:
+        connection.execute("UPDATE jobs SET verification = %s WHERE id = %s", [Jsonb(verification), job_id])
