@@ -24,7 +24,9 @@ format: .venv/dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/dev debian-packages     ## every benchmark; results in bench/results
+bench: .venv/dev                     ## every benchmark; results in bench/results
+	@.ci/install-debian-packages wrk
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	for file in startup api logs; do $(BIN)/python -m bench.$$file || exit 1; done
 
 clean:
@@ -45,4 +47,4 @@ clean:
 # The tests run a browser, and servers other than the embedded ones.
 .PHONY: debian-packages
 debian-packages:
-	@.ci/install-debian-packages chromium postgresql redis-server
+	@.ci/install-debian-packages chromium openssl postgresql redis-server

@@ -40,6 +40,7 @@ app = build_celery(
     worker_cancel_long_running_tasks_on_connection_loss=False,
 )
 
+SETTINGS.home.mkdir(parents=True, exist_ok=True, mode=0o700)
 _num_gpus = count_gpus(SETTINGS)
 _sessions: Sessions | None = None
 _alive = threading.Event()

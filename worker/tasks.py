@@ -22,6 +22,8 @@ from worker.monitor import Monitor
 
 logger = logging.getLogger(__name__)
 
+COUNT_WAITING = {Queue.TRAIN: repository.count_queued_jobs, Queue.CHECK: repository.count_waiting_datasets}
+
 
 @app.task(name=TASKS[Queue.TRAIN])  # type: ignore[untyped-decorator]
 def run_next_job() -> None:
@@ -33,6 +35,7 @@ def run_next_job() -> None:
     if claimed is None:
         return
     job, lease = claimed
+    _ring_for_the_next(Queue.TRAIN)
     logger.info("%s: attempt %d", job.id, job.attempt)
     try:
         run_attempt(job, lease)
@@ -90,15 +93,16 @@ def check_next_dataset() -> None:
         dataset = lifecycle.claim_dataset(session, WORKER_ID, SETTINGS.lease_seconds)
     if dataset is None:
         return
+    _ring_for_the_next(Queue.CHECK)
     report = _check_dataset(dataset)
     logger.info("%s: %s rows, ok: %s", dataset.id, report["rows"], report["ok"])
     try:
         with get_sessions().begin() as session:
-            num_queued = lifecycle.finish_dataset(session, dataset.id, WORKER_ID, report)
+            lifecycle.finish_dataset(session, dataset.id, WORKER_ID, report)
     except LeaseLost:
         logger.warning("%s: somebody else checks it now", dataset.id)
         return
-    _ring_for_jobs(num_queued)
+    _ring_for_the_next(Queue.TRAIN)
 
 
 def _check_dataset(dataset: Dataset) -> Json:
@@ -115,12 +119,15 @@ def _check_dataset(dataset: Dataset) -> Json:
         return {"ok": False, "rows": 0, "findings": [finding]}
 
 
-def _ring_for_jobs(num_jobs: int) -> None:
+def _ring_for_the_next(queue: Queue) -> None:
+    """One ring wakes one worker; while there is more to do, each wakes the next."""
+    with get_sessions().begin() as session:
+        is_more = COUNT_WAITING[queue](session) > 0
     try:
-        for _ in range(num_jobs):
-            ring(app, Queue.TRAIN)
+        if is_more:
+            ring(app, queue)
     except OperationalError as error:
-        logger.warning("cannot ring for %d jobs, the reconciler will: %s", num_jobs, error)
+        logger.warning("cannot ring for more work, the reconciler will: %s", error)
 
 
 def _load_json(path: Path) -> Json | None:
