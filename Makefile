@@ -12,7 +12,7 @@ serve: .venv/service                 ## the service on http://127.0.0.1:$(PORT)
 	@MEDTUNE_PORT=$(PORT) $(BIN)/medtune serve
 
 test: .venv/dev debian-packages      ## the whole suite
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: .venv/dev                     ## format, lint, types, import rule
 	$(BIN)/ruff format --check .

@@ -7,8 +7,9 @@ from typing import NoReturn
 import typer
 from sqlalchemy.exc import OperationalError
 
-from jobs.database import DatabaseNotConfigured
-from jobs.task_queue import RedisNotConfigured
+from jobs.database import DatabaseNotConfigured, build_engine
+from jobs.settings import Settings, get_settings
+from jobs.task_queue import RedisNotConfigured, build_celery
 
 
 def fail(message: str) -> NoReturn:
@@ -27,3 +28,12 @@ def clear_errors(*expected: type[Exception]) -> Iterator[None]:
         fail(str(error))
     except OperationalError as error:
         fail(f"the database does not answer: {error.orig}")
+
+
+def load_server_settings() -> Settings:
+    """With both servers configured: what is missing is told before other programs fail over it."""
+    settings = get_settings()
+    with clear_errors():
+        build_engine(settings, role=None).dispose()
+        build_celery(settings).close()
+    return settings
