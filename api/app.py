@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 
 from api.body_limit import BodyLimit
 from api.dashboard.mount import add_dashboard
-from api.dependencies import BEARER, IdentityDep, Services
+from api.dependencies import IdentityDep, Services
 from api.errors import ErrorResponse, add_error_handlers
 from api.routes import datasets, health, jobs, models
 from jobs.api_keys import ensure_bootstrap_key
@@ -20,6 +20,9 @@ from jobs.task_queue import Doorbell
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorResponse, "description": "No valid API key"},
+    404: {"model": ErrorResponse, "description": "No such thing for this tenant"},
+    409: {"model": ErrorResponse, "description": "Its state does not allow it"},
+    413: {"model": ErrorResponse, "description": "More bytes than allowed"},
     422: {"model": ErrorResponse, "description": "The request cannot be carried out as it stands"},
     503: {"model": ErrorResponse, "description": "The database does not answer"},
 }
@@ -44,9 +47,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.add_middleware(BodyLimit, max_upload_bytes=settings.max_upload_bytes)
     add_error_handlers(app)
-    for module in (jobs, datasets, models):
-        app.include_router(module.router, dependencies=[Depends(BEARER)])
-    app.include_router(health.router)
+    for module in (jobs, datasets, models, health):
+        app.include_router(module.router)
     app.add_api_route("/openapi.json", _get_openapi, include_in_schema=False)
     add_dashboard(app)
     return app
@@ -70,5 +72,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _get_openapi(request: Request, _identity: IdentityDep) -> dict[str, Any]:
+    """Every route but those of health wants a key; `api.dependencies.identify` asks for it."""
     app: FastAPI = request.app
-    return app.openapi()
+    document = app.openapi()
+    scheme = {"type": "http", "scheme": "bearer", "description": "An API key: `medtune keys create`"}
+    document["components"]["securitySchemes"] = {"key": scheme}
+    document["security"] = [{"key": []}]
+    for path in ("/healthz", "/readyz"):
+        document["paths"][path]["get"]["security"] = []
+    return document

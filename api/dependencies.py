@@ -6,7 +6,6 @@ from types import TracebackType
 from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.security import HTTPBearer
 from itsdangerous import BadSignature, TimestampSigner
 from sqlalchemy.orm import Session
 
@@ -21,8 +20,6 @@ from jobs.task_queue import Doorbell
 
 SESSION_COOKIE = "medtune_session"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-BEARER = HTTPBearer(auto_error=False, description="An API key: `medtune keys create`")
-"""Only for the OpenAPI document; `identify` reads the header."""
 
 
 @dataclass(frozen=True)

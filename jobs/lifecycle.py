@@ -5,10 +5,11 @@ owner or a newer epoch: an old worker can never write over a new one. Only the d
 """
 
 import datetime
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import func, update
+from sqlalchemy import Integer, Row, Select, bindparam, func, literal, null, select, update
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.orm import Session
 
@@ -18,10 +19,46 @@ from jobs.ids import new_id
 from jobs.models import Adapter, Attempt, Base, Checkpoint, Dataset, Event, Job, Json, LogChunk, Metric
 from jobs.status import FINAL, TRANSITIONS, DatasetStatus, FailureReason, JobStatus
 
+# Tables and not classes: many times a second, the ORM's bookkeeping would cost more than the rows.
 _INSERT_ONCE: dict[type[Base], Insert] = {
     table: insert(table.__table__).on_conflict_do_nothing()  # type: ignore[arg-type]
     for table in (Event, Metric, LogChunk, Checkpoint)
 }
+
+_NEW_JOB = (
+    *("id", "tenant_id", "status", "name", "model", "dataset_id", "validation_dataset_id", "spec", "priority"),
+    *("num_gpus", "metadata", "idempotency_key", "request_hash", "created_by"),
+)
+
+
+def _build_create_job() -> Select[Any]:
+    """The job's row and its first event's by one statement, which returns the view as repository.get_job_view does."""
+    jobs, events = Job.__table__.c, Event.__table__.c
+    job = (
+        insert(Job.__table__)  # type: ignore[arg-type]
+        .values({name: bindparam(name, type_=jobs[name].type) for name in _NEW_JOB})
+        .returning(jobs.tenant_id, *repository.JOB_VIEW_COLUMNS)
+        .cte("job")
+    )
+    event = {
+        "id": bindparam("event_id", type_=events.id.type),
+        "tenant_id": job.c.tenant_id,
+        "job_id": job.c.id,
+        "attempt": job.c.attempt,
+        "type": literal("status"),
+        "message": bindparam("message", type_=events.message.type),
+        "data": bindparam("data", type_=events.data.type),
+    }
+    created = insert(Event.__table__).from_select(list(event), select(*event.values())).cte("created")  # type: ignore[arg-type]
+    return select(
+        job,
+        null().label("adapter_state"),
+        null().label("queue_position"),
+        bindparam("largest_worker", type_=Integer).label("largest_worker"),
+    ).add_cte(created)
+
+
+_CREATE_JOB = _build_create_job()
 
 CHECK_BYTES_PER_SECOND = 2e6
 """A check is surely faster than this."""
@@ -60,13 +97,12 @@ class News:
 # --- What a client causes ---------------------------------------------------------------------------------------
 
 
-def create_job(session: Session, job: Job, datasets: Iterable[Dataset]) -> Job:
-    """Store a new job: queued, or validating while one of its datasets is."""
-    waiting = any(dataset.status == DatasetStatus.VALIDATING for dataset in datasets)
-    job.status = JobStatus.VALIDATING if waiting else JobStatus.QUEUED
-    session.add(job)
-    _add_event(session, job, "status", f"job created, {job.status}", {"to": job.status})
-    return job
+def create_job(session: Session, values: Json, *, is_dataset_checked: bool, largest_worker: int | None) -> Row[Any]:
+    """Store a new job by its columns, with its first event. Returns its view, without its place in the queue."""
+    status = JobStatus.QUEUED if is_dataset_checked else JobStatus.VALIDATING
+    event = {"event_id": new_id("evt"), "message": f"job created, {status}", "data": {"to": status}}
+    parameters = {**values, **event, "status": status, "largest_worker": largest_worker}
+    return session.connection().execute(_CREATE_JOB, parameters).one()
 
 
 def request_cancel(session: Session, job_id: str) -> Job:

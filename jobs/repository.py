@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, case, exists, func, null, or_, select
+from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, Text, bindparam, case, exists, func, null, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from jobs.errors import InvalidRequest, NotFound
+from jobs.errors import NotFound
 from jobs.models import Adapter, ApiKey, Attempt, Dataset, Event, Job, Json, LogChunk, Metric, Worker
 from jobs.status import DatasetStatus, JobStatus
 
@@ -61,27 +61,10 @@ def list_keys(session: Session) -> Sequence[ApiKey]:
 # --- Datasets ---------------------------------------------------------------------------------------------------
 
 
-def get_dataset(session: Session, dataset_id: str, *, param: str | None = None) -> Dataset:
+def get_dataset(session: Session, dataset_id: str) -> Dataset:
     dataset = session.get(Dataset, dataset_id)
     if dataset is None:
-        raise NotFound("dataset_not_found", f"there is no dataset {dataset_id!r}", param=param)
-    return dataset
-
-
-def get_dataset_for_job(session: Session, dataset_id: str, *, param: str) -> Dataset:
-    """A dataset that is ready, or being checked: then it cannot become anything else before this transaction ends.
-
-    Without the lock the check could end unseen, and the job would wait for it for ever.
-    """
-    dataset = get_dataset(session, dataset_id, param=param)
-    if dataset.status == DatasetStatus.VALIDATING:
-        session.refresh(dataset, with_for_update={"read": True})
-    if dataset.status == DatasetStatus.REJECTED:
-        raise InvalidRequest(
-            "dataset_rejected",
-            f"dataset {dataset_id} did not pass its check; read GET /datasets/{dataset_id}/report",
-            param=param,
-        )
+        raise NotFound("dataset_not_found", f"there is no dataset {dataset_id!r}")
     return dataset
 
 
@@ -127,7 +110,7 @@ def _waiting_datasets() -> Select[Dataset]:
 # --- Jobs -------------------------------------------------------------------------------------------------------
 
 
-_JOB_VIEW_COLUMNS = (
+_JOB_VIEW_NAMES = (
     "id",
     "name",
     "status",
@@ -153,36 +136,65 @@ _ALIVE_GPUS = (
     .scalar_subquery()
 )
 _IS_QUEUED = Job.status == JobStatus.QUEUED
-DEFAULT_GPUS = func.least(1, func.coalesce(_ALIVE_GPUS, 0))
-"""What a job gets that asks for no number: one where a living worker has one, else the CPU."""
-
 _jobs, _adapters = Job.__table__.c, Adapter.__table__.c
 _IS_QUEUED = _jobs.status == JobStatus.QUEUED
+JOB_VIEW_COLUMNS = tuple(_jobs[name] for name in _JOB_VIEW_NAMES)
 # Tables and not classes: rows that are only read need none of the ORM's bookkeeping.
 _JOB_VIEW = select(
-    *(_jobs[name] for name in _JOB_VIEW_COLUMNS),
+    *JOB_VIEW_COLUMNS,
     _adapters.state.label("adapter_state"),
     _adapters.num_bytes.label("adapter_bytes"),
     _adapters.sha256.label("adapter_sha256"),
     case((_IS_QUEUED, _ALIVE_GPUS)).label("largest_worker"),
 ).select_from(Job.__table__.outerjoin(Adapter.__table__, _adapters.job_id == _jobs.id))
-_NO_PLACE = _JOB_VIEW.add_columns(null().label("queue_position"))
-_PLACE = _JOB_VIEW.add_columns(case((_IS_QUEUED, func.medtune_queue_position(_jobs.id))).label("queue_position"))
-_NEW_JOB_VIEW = _NO_PLACE.where(_jobs.id == bindparam("job_id"))
-_ONE_JOB_VIEW = _PLACE.where(_jobs.id == bindparam("job_id"))
+_JOB_VIEWS = _JOB_VIEW.add_columns(null().label("queue_position"))
+_ONE_JOB_VIEW = _JOB_VIEW.add_columns(
+    case((_IS_QUEUED, func.medtune_queue_position(_jobs.id))).label("queue_position")
+).where(_jobs.id == bindparam("job_id"))
 
 
-def get_job_view(session: Session, job_id: str, *, with_place: bool = True) -> Row[Any]:
-    """The job's columns with its adapter's and its place in the queue, which is counted and so can be left out.
+def get_job_view(session: Session, job_id: str) -> Row[Any]:
+    """The job's columns with its adapter's and its place in the queue.
 
     `queue_position` is 1 for the next to start and counts other tenants' jobs too; it and `largest_worker` (GPUs of
     the living training worker that has most) are null when the job is not queued.
     """
-    view = _ONE_JOB_VIEW if with_place else _NEW_JOB_VIEW
-    row = session.connection().execute(view, {"job_id": job_id}).first()
+    row = session.connection().execute(_ONE_JOB_VIEW, {"job_id": job_id}).first()
     if row is None:
         raise _job_not_found(job_id)
     return row
+
+
+_datasets = Dataset.__table__.c
+
+
+def _select_status(name: str) -> ScalarSelect[Any]:
+    return select(_datasets.status).where(_datasets.id == bindparam(name, type_=Text)).scalar_subquery()
+
+
+_SUBMISSION_FACTS = select(
+    _select_status("dataset_id").label("dataset_status"),
+    _select_status("validation_id").label("validation_status"),
+    _ALIVE_GPUS.label("largest_worker"),
+)
+_LOCK_DATASETS = (
+    select(_datasets.id).where(_datasets.id.in_(bindparam("ids", expanding=True))).with_for_update(read=True)
+)
+
+
+def get_submission_facts(session: Session, dataset_id: str, validation_id: str | None) -> Row[Any, Any, Any]:
+    """`dataset_status` and `validation_status` (null: none such), and `largest_worker`'s GPUs (null: none lives).
+
+    A dataset that is validating is locked until the transaction's end: else its check could end unseen, and the job
+    would wait for it for ever.
+    """
+    connection = session.connection()
+    wanted = {"dataset_id": dataset_id, "validation_id": validation_id}
+    facts = connection.execute(_SUBMISSION_FACTS, wanted).one()
+    if DatasetStatus.VALIDATING not in (facts.dataset_status, facts.validation_status):
+        return facts
+    connection.execute(_LOCK_DATASETS, {"ids": [dataset_id, validation_id]})
+    return connection.execute(_SUBMISSION_FACTS, wanted).one()
 
 
 def list_job_views(
@@ -195,7 +207,7 @@ def list_job_views(
     labels: Json | None = None,
 ) -> Sequence[Row[Any]]:
     """Newest first; up to `limit` older than `after`. Without places in the queue."""
-    query = _NO_PLACE
+    query = _JOB_VIEWS
     if status is not None:
         query = query.where(_jobs.status == status)
     if model is not None:

@@ -1,56 +1,81 @@
 """From a client's wish to a job's row: what is refused here never takes a GPU."""
 
 import hashlib
+from typing import Any
 
+from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from jobs import lifecycle, repository
-from jobs.errors import InvalidRequest
+from jobs.errors import InvalidRequest, NotFound
 from jobs.ids import new_id
 from jobs.model_registry import get_model
 from jobs.models import Job
 from jobs.repository import Identity
 from jobs.settings import Settings
 from jobs.spec import JobSpec
+from jobs.status import DatasetStatus
 
 
 def submit_job(
     session: Session, identity: Identity, settings: Settings, spec: JobSpec, idempotency_key: str | None = None
-) -> Job:
-    """The new job; or the one that the same key with the same body made before. Raises InvalidRequest, NotFound."""
-    request_hash = hashlib.sha256(spec.model_dump_json().encode()).hexdigest()
+) -> Row[Any]:
+    """The view of the new job; or of the one that the same key with the same body made before.
+
+    Raises InvalidRequest, NotFound.
+    """
     if idempotency_key is not None:
         earlier = repository.find_job_by_idempotency_key(session, identity.tenant_id, idempotency_key)
         if earlier is not None:
-            return _replay(earlier, request_hash)
+            _check_replay(earlier, spec)
+            return repository.get_job_view(session, earlier.id)
     get_model(settings, spec.model)
-    datasets = [repository.get_dataset_for_job(session, spec.dataset.id, param="dataset.id")]
-    if spec.validation is not None and spec.validation.id is not None:
-        datasets.append(repository.get_dataset_for_job(session, spec.validation.id, param="validation.id"))
-    gpus = spec.resources.gpus
-    job = Job(
-        id=new_id("job"),
-        tenant_id=identity.tenant_id,
-        name=spec.name,
-        model=spec.model,
-        dataset_id=datasets[0].id,
-        validation_dataset_id=datasets[1].id if len(datasets) == 2 else None,
-        spec=spec.model_dump(mode="json"),
-        priority=spec.priority,
-        num_gpus=repository.DEFAULT_GPUS if gpus is None else gpus,
-        labels=spec.metadata,
-        idempotency_key=idempotency_key,
-        request_hash=request_hash if idempotency_key else None,
-        created_by=identity.key_id,
-    )
-    return lifecycle.create_job(session, job, datasets)
+    validation_id = spec.validation.id if spec.validation else None
+    facts = repository.get_submission_facts(session, spec.dataset.id, validation_id)
+    statuses = [_check_dataset(spec.dataset.id, facts.dataset_status, "dataset.id")]
+    if validation_id is not None:
+        statuses.append(_check_dataset(validation_id, facts.validation_status, "validation.id"))
+    # Without a number: one GPU where a living worker has one, else the CPU.
+    gpus = spec.resources.gpus if spec.resources.gpus is not None else min(1, facts.largest_worker or 0)
+    values = {
+        "id": new_id("job"),
+        "tenant_id": identity.tenant_id,
+        "name": spec.name,
+        "model": spec.model,
+        "dataset_id": spec.dataset.id,
+        "validation_dataset_id": validation_id,
+        "spec": spec.model_dump(mode="json"),
+        "priority": spec.priority,
+        "num_gpus": gpus,
+        "metadata": spec.metadata,
+        "idempotency_key": idempotency_key,
+        "request_hash": _hash(spec) if idempotency_key else None,
+        "created_by": identity.key_id,
+    }
+    is_checked = DatasetStatus.VALIDATING not in statuses
+    return lifecycle.create_job(session, values, is_dataset_checked=is_checked, largest_worker=facts.largest_worker)
 
 
-def _replay(job: Job, request_hash: str) -> Job:
-    if job.request_hash != request_hash:
+def _check_dataset(dataset_id: str, status: str | None, param: str) -> str:
+    if status is None:
+        raise NotFound("dataset_not_found", f"there is no dataset {dataset_id!r}", param=param)
+    if status == DatasetStatus.REJECTED:
+        raise InvalidRequest(
+            "dataset_rejected",
+            f"dataset {dataset_id} did not pass its check; read GET /datasets/{dataset_id}/report",
+            param=param,
+        )
+    return status
+
+
+def _check_replay(job: Job, spec: JobSpec) -> None:
+    if job.request_hash != _hash(spec):
         raise InvalidRequest(
             "idempotency_key_reused",
             "this Idempotency-Key was used with another body; take a new key for a new job",
             param="Idempotency-Key",
         )
-    return job
+
+
+def _hash(spec: JobSpec) -> str:
+    return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()

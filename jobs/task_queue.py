@@ -9,8 +9,6 @@ from typing import Any
 
 from celery import Celery
 from kombu.exceptions import OperationalError
-from sqlalchemy import event
-from sqlalchemy.orm import Session
 
 from jobs.settings import Settings
 
@@ -18,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 PUBLISH_SECONDS = 1.0
 """A ring that takes longer is given up."""
-PAUSE_SECONDS = 0.05
+PAUSE_SECONDS = 0.2
 """Between two rings of one process."""
 
 
@@ -81,13 +79,12 @@ class Doorbell:
         self._thread.start()
 
     def ring(self, name: Queue) -> None:
-        """Ask an idle worker of the queue to look at the table. Returns at once."""
+        """Ask an idle worker of the queue to look at the table; after the commit, so that it finds what it is rung for.
+
+        Returns at once.
+        """
         self._wanted.add(name)
         self._is_wanted.set()
-
-    def ring_after_commit(self, session: Session, name: Queue) -> None:
-        """Ring once the session's transaction is committed; a worker must find what it is rung for."""
-        event.listen(session, "after_commit", lambda _session: self.ring(name), once=True)
 
     def close(self) -> None:
         """Send what was asked for, at most for as long as one ring takes."""

@@ -58,7 +58,7 @@ def show_new_job(
 
 @router.get("/jobs/{job_id}")
 def show_job(job_id: str, transaction: TransactionDep) -> Response:
-    job = job_routes.get_job(job_id, transaction)
+    job = job_routes.load_job(job_id, transaction)
     with transaction as caller:
         last_metric, last_chunk = repository.get_last_seqs(caller.session, job_id)
         dataset_names = _name_datasets(caller, job.dataset, job.validation)

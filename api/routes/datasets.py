@@ -128,10 +128,10 @@ def _store_dataset(services: Services, identity: Identity, file: UploadFile, nam
     try:
         with tenant_transaction(services.sessions, identity.tenant_id) as session:
             session.add(dataset)
-            services.doorbell.ring_after_commit(session, Queue.CHECK)
     except BaseException:
         services.store.delete(store_key)
         raise
+    services.doorbell.ring(Queue.CHECK)
     return dataset
 
 

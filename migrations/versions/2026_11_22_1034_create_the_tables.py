@@ -55,13 +55,18 @@ END $$
 """
 
 # SECURITY DEFINER: a position counts the jobs of other tenants too, which the caller may not see.
+# plpgsql and not sql: it keeps its plan, where a function in SQL is planned at every call.
 CREATE_QUEUE_POSITION = """
 CREATE FUNCTION medtune_queue_position(wanted text) RETURNS bigint
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
-    SELECT NULLIF(count(ahead.id), 0)
-    FROM jobs AS job JOIN jobs AS ahead
-      ON ahead.priority > job.priority OR (ahead.priority = job.priority AND ahead.id <= job.id)
-    WHERE job.id = wanted AND job.status = 'queued' AND ahead.status = 'queued'
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+BEGIN
+    RETURN (
+        SELECT NULLIF(count(ahead.id), 0)
+        FROM jobs AS job JOIN jobs AS ahead
+          ON ahead.priority > job.priority OR (ahead.priority = job.priority AND ahead.id <= job.id)
+        WHERE job.id = wanted AND job.status = 'queued' AND ahead.status = 'queued'
+    );
+END
 $$
 """
 

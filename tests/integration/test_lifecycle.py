@@ -3,9 +3,10 @@
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Row, func, select, text, update
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.orm import Session
 
@@ -61,7 +62,7 @@ def add_dataset(api: Sessions, identity: Identity, status: DatasetStatus = Datas
     return dataset_id
 
 
-def submit(api: Sessions, identity: Identity, settings: Settings, dataset_id: str, **fields: object) -> Job:
+def submit(api: Sessions, identity: Identity, settings: Settings, dataset_id: str, **fields: object) -> Row[Any]:
     spec = JobSpec.model_validate({"model": "tiny", "dataset": {"id": dataset_id}, **fields})
     with tenant_transaction(api, identity.tenant_id) as session:
         return submit_job(session, identity, settings, spec)
