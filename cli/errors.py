@@ -7,9 +7,9 @@ from typing import NoReturn
 import typer
 from sqlalchemy.exc import OperationalError
 
-from jobs.database import DatabaseNotConfigured, build_engine
+from jobs.database import DatabaseNotConfigured, get_database_url
 from jobs.settings import Settings, get_settings
-from jobs.task_queue import RedisNotConfigured, build_celery
+from jobs.task_queue import RedisNotConfigured, get_redis_url
 
 
 def fail(message: str) -> NoReturn:
@@ -34,6 +34,6 @@ def load_server_settings() -> Settings:
     """With both servers configured: what is missing is told before other programs fail over it."""
     settings = get_settings()
     with clear_errors():
-        build_engine(settings, role=None).dispose()
-        build_celery(settings).close()
+        get_database_url(settings)
+        get_redis_url(settings)
     return settings

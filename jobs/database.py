@@ -26,16 +26,21 @@ class DatabaseNotConfigured(Exception):
     """There is no database URL."""
 
 
+def get_database_url(settings: Settings) -> str:
+    """Raises DatabaseNotConfigured."""
+    if settings.database_url is None:
+        raise DatabaseNotConfigured(
+            "MEDTUNE_DATABASE_URL is not set; set it, or use `medtune serve`, which runs a database of its own"
+        )
+    return settings.database_url.get_secret_value()
+
+
 def build_engine(settings: Settings, role: Role | None, *, pool_size: int = 5) -> Engine:
     """An engine whose every session starts under `role` (None: the login user itself, for migrations).
 
     The role is a start-up option of the connection and not a statement, so that no code path can miss it.
     """
-    if settings.database_url is None:
-        raise DatabaseNotConfigured(
-            "MEDTUNE_DATABASE_URL is not set; set it, or use `medtune serve`, which runs a database of its own"
-        )
-    url = make_url(settings.database_url.get_secret_value()).set(drivername="postgresql+psycopg")
+    url = make_url(get_database_url(settings)).set(drivername="postgresql+psycopg")
     options = "-c timezone=UTC" + (f" -c role={role}" if role else "")
     return create_engine(
         url,

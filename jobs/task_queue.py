@@ -35,13 +35,18 @@ class RedisNotConfigured(Exception):
     """There is no Redis URL."""
 
 
-def build_celery(settings: Settings, **options: Any) -> Celery:
-    """The Celery application of producers and workers: the same transport options everywhere, as Redis needs it."""
+def get_redis_url(settings: Settings) -> str:
+    """Raises RedisNotConfigured."""
     if settings.redis_url is None:
         raise RedisNotConfigured(
             "MEDTUNE_REDIS_URL is not set; set it, or use `medtune serve`, which runs a Redis of its own"
         )
-    app = Celery("medtune", broker=settings.redis_url.get_secret_value(), set_as_current=False)
+    return settings.redis_url.get_secret_value()
+
+
+def build_celery(settings: Settings, **options: Any) -> Celery:
+    """The Celery application of producers and workers: the same transport options everywhere, as Redis needs it."""
+    app = Celery("medtune", broker=get_redis_url(settings), set_as_current=False)
     app.conf.update(
         task_serializer="json",
         accept_content=["json"],

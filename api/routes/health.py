@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from api.dependencies import ServicesDep
 from jobs import repository
+from jobs.task_queue import get_redis_url
 
 router = APIRouter(tags=["health"])
 
@@ -37,8 +38,7 @@ def get_readiness(services: ServicesDep) -> Readiness:
 
 
 def _broker_answers(services: ServicesDep) -> bool:
-    assert services.settings.redis_url is not None
-    url = services.settings.redis_url.get_secret_value()
+    url = get_redis_url(services.settings)
     client = redis.Redis.from_url(url, socket_connect_timeout=_BROKER_SECONDS, socket_timeout=_BROKER_SECONDS)
     try:
         return bool(client.ping())
