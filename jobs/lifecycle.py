@@ -19,47 +19,6 @@ from jobs.ids import new_id
 from jobs.models import Adapter, Attempt, Base, Checkpoint, Dataset, Event, Job, Json, LogChunk, Metric
 from jobs.status import FINAL, TRANSITIONS, DatasetStatus, FailureReason, JobStatus
 
-# Tables and not classes: many times a second, the ORM's bookkeeping would cost more than the rows.
-_INSERT_ONCE: dict[type[Base], Insert] = {
-    table: insert(table.__table__).on_conflict_do_nothing()  # type: ignore[arg-type]
-    for table in (Event, Metric, LogChunk, Checkpoint)
-}
-
-_NEW_JOB = (
-    *("id", "tenant_id", "status", "name", "model", "dataset_id", "validation_dataset_id", "spec", "priority"),
-    *("num_gpus", "metadata", "idempotency_key", "request_hash", "created_by"),
-)
-
-
-def _build_create_job() -> Select[Any]:
-    """The job's row and its first event's by one statement, which returns the view as repository.get_job_view does."""
-    jobs, events = Job.__table__.c, Event.__table__.c
-    job = (
-        insert(Job.__table__)  # type: ignore[arg-type]
-        .values({name: bindparam(name, type_=jobs[name].type) for name in _NEW_JOB})
-        .returning(jobs.tenant_id, *repository.JOB_VIEW_COLUMNS)
-        .cte("job")
-    )
-    event = {
-        "id": bindparam("event_id", type_=events.id.type),
-        "tenant_id": job.c.tenant_id,
-        "job_id": job.c.id,
-        "attempt": job.c.attempt,
-        "type": literal("status"),
-        "message": bindparam("message", type_=events.message.type),
-        "data": bindparam("data", type_=events.data.type),
-    }
-    created = insert(Event.__table__).from_select(list(event), select(*event.values())).cte("created")  # type: ignore[arg-type]
-    return select(
-        job,
-        null().label("adapter_state"),
-        null().label("queue_position"),
-        bindparam("largest_worker", type_=Integer).label("largest_worker"),
-    ).add_cte(created)
-
-
-_CREATE_JOB = _build_create_job()
-
 CHECK_BYTES_PER_SECOND = 2e6
 """A check is surely faster than this."""
 
@@ -328,3 +287,47 @@ def _insert_once(session: Session, job: Job, table: type[Base], rows: list[Json]
     if rows:
         owner = {"job_id": job.id, "tenant_id": job.tenant_id, "attempt": job.attempt}
         session.connection().execute(_INSERT_ONCE[table], [owner | row for row in rows])
+
+
+# --- Statements, built once -------------------------------------------------------------------------------------
+
+_NEW_JOB = (
+    *("id", "tenant_id", "status", "name", "model", "dataset_id", "validation_dataset_id", "spec", "priority"),
+    *("num_gpus", "metadata", "idempotency_key", "request_hash", "created_by"),
+)
+
+
+def _build_create_job() -> Select[Any]:
+    """The job's row and its first event's by one statement, which returns the view as repository.get_job_view does."""
+    jobs, events = Job.__table__.c, Event.__table__.c
+    job = (
+        insert(Job.__table__)  # type: ignore[arg-type]
+        .values({name: bindparam(name, type_=jobs[name].type) for name in _NEW_JOB})
+        .returning(jobs.tenant_id, *repository.JOB_VIEW_COLUMNS)
+        .cte("job")
+    )
+    event = {
+        "id": bindparam("event_id", type_=events.id.type),
+        "tenant_id": job.c.tenant_id,
+        "job_id": job.c.id,
+        "attempt": job.c.attempt,
+        "type": literal("status"),
+        "message": bindparam("message", type_=events.message.type),
+        "data": bindparam("data", type_=events.data.type),
+    }
+    created = insert(Event.__table__).from_select(list(event), select(*event.values())).cte("created")  # type: ignore[arg-type]
+    return select(
+        job,
+        null().label("adapter_state"),
+        null().label("queue_position"),
+        bindparam("largest_worker", type_=Integer).label("largest_worker"),
+    ).add_cte(created)
+
+
+_CREATE_JOB = _build_create_job()
+
+# Tables and not classes: many times a second, the ORM's bookkeeping would cost more than the rows.
+_INSERT_ONCE: dict[type[Base], Insert] = {
+    table: insert(table.__table__).on_conflict_do_nothing()  # type: ignore[arg-type]
+    for table in (Event, Metric, LogChunk, Checkpoint)
+}

@@ -135,7 +135,6 @@ _ALIVE_GPUS = (
     .where(Worker.last_seen_at > func.now() - WORKER_ALIVE, Worker.queue == "train")
     .scalar_subquery()
 )
-_IS_QUEUED = Job.status == JobStatus.QUEUED
 _jobs, _adapters = Job.__table__.c, Adapter.__table__.c
 _IS_QUEUED = _jobs.status == JobStatus.QUEUED
 JOB_VIEW_COLUMNS = tuple(_jobs[name] for name in _JOB_VIEW_NAMES)
