@@ -26,7 +26,6 @@ format: .venv/dev
 
 bench: .venv/dev                     ## every benchmark; results in bench/results
 	@.ci/install-debian-packages wrk
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	for file in startup api logs; do $(BIN)/python -m bench.$$file || exit 1; done
 
 clean:
@@ -41,7 +40,7 @@ clean:
 	@touch $@
 
 .venv/dev: .venv/service
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,embedded,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,embedded,dev,bench]'
 	@touch $@
 
 # The tests run a browser, and servers other than the embedded ones.

@@ -25,6 +25,8 @@ def main() -> int:
     is_quiet = int(os.environ.get("RANK", "0")) > 0
     logging.basicConfig(stream=sys.stdout, level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("trainer_core").setLevel(logging.WARNING if is_quiet else logging.INFO)
+    # It advises to fetch a kernel from a hub, at every start.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if arguments.command == "demo-model":
         if not arguments.data.is_file():
             parser.error(f"{arguments.data} does not exist; name a JSONL file with --data")
