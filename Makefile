@@ -1,6 +1,6 @@
 # Thin: each target is one line of meaning. `make demo` and `make test` work from a bare checkout.
 PYTHON ?= python3
-PORT ?= 8000
+PORT ?= $(or $(MEDTUNE_PORT),8000)
 BIN = .venv/bin
 
 .PHONY: demo serve test check format bench clean
@@ -33,7 +33,7 @@ clean:
 
 # torch comes first and alone: its version decides what else is installed.
 .venv/service: pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	@echo "installing medtune and its packages into .venv (a few minutes the first time)" >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,embedded]' >&2

@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
-from sqlalchemy.exc import DataError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
@@ -50,6 +50,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _handle_validation_error)
     app.add_exception_handler(HTTPException, _handle_http_exception)
     app.add_exception_handler(DataError, _handle_data_error)
+    app.add_exception_handler(IntegrityError, _handle_integrity_error)
     for lost_database in (OperationalError, InterfaceError, PoolTimeout):
         app.add_exception_handler(lost_database, _handle_lost_database)
     app.add_exception_handler(Exception, _handle_unexpected)
@@ -112,6 +113,12 @@ def _handle_data_error(_request: Request, _error: Exception) -> JSONResponse:
     """Such as NUL in an id: PostgreSQL cannot even compare it."""
     message = "the address holds characters or numbers that cannot be"
     return build_error_response(422, "invalid_request_error", "invalid_field", message)
+
+
+def _handle_integrity_error(_request: Request, _error: Exception) -> JSONResponse:
+    """Such as a job for a dataset that is being deleted."""
+    message = "something that this refers to was changed or deleted in the same moment; look again"
+    return build_error_response(409, "conflict_error", "changed_meanwhile", message)
 
 
 def _handle_lost_database(_request: Request, error: Exception) -> JSONResponse:

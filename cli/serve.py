@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from cli.embedded import start_postgres, start_redis
 from cli.processes import StartFailed, Supervisor
+from jobs.secret_files import load_or_create_secret
 from jobs.settings import Settings
 from jobs.task_queue import Queue
 
@@ -42,8 +43,9 @@ def start_service(supervisor: Supervisor, settings: Settings) -> Service:
     supervisor.start("api", [*MEDTUNE, "api"], environment=environment)
     for queue in Queue:
         command = [*MEDTUNE, "worker", "--queue", queue]
-        supervisor.start(f"worker-{queue}", command, environment=environment, grace_seconds=worker_grace)
-    supervisor.start("reconciler", [*MEDTUNE, "reconciler"], environment=environment)
+        name = f"worker-{queue}"
+        supervisor.start(name, command, environment=environment, grace_seconds=worker_grace, restarts=True)
+    supervisor.start("reconciler", [*MEDTUNE, "reconciler"], environment=environment, restarts=True)
     url = f"http://{settings.host}:{settings.port}"
     supervisor.wait_until(lambda: _answers(f"{url}/readyz"), "the API", _READY_SECONDS)
     assert settings.bootstrap_key is not None
@@ -76,7 +78,8 @@ def _check_port(settings: Settings) -> None:
             probe.bind((settings.host, settings.port))
         except OSError as error:
             raise StartFailed(
-                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; set PORT to another"
+                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}; "
+                "set MEDTUNE_PORT (or `make serve PORT=...`) to another"
             ) from None
 
 
@@ -88,15 +91,10 @@ def _start_servers(supervisor: Supervisor, settings: Settings) -> Settings:
     if settings.redis_url is None:
         found["redis_url"] = start_redis(supervisor, settings.home / "redis")
     if settings.bootstrap_key is None:
-        found["bootstrap_key"] = _load_key(settings.home / "api_key")
+        found["bootstrap_key"] = load_or_create_secret(
+            settings.home / "api_key", lambda: f"mt_{secrets.token_urlsafe(32)}"
+        )
     return settings.model_copy(update={name: SecretStr(value) for name, value in found.items()})
-
-
-def _load_key(path: Path) -> str:
-    if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(f"mt_{secrets.token_urlsafe(32)}", encoding="ascii")
-    return path.read_text(encoding="ascii")
 
 
 def _build_demo_model(supervisor: Supervisor, settings: Settings) -> None:
@@ -119,6 +117,6 @@ def build_environment(settings: Settings) -> dict[str, str]:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=2).is_success
+        return httpx.get(url, timeout=2, trust_env=False).is_success
     except httpx.TransportError:
         return False

@@ -5,9 +5,9 @@ import hmac
 import secrets
 
 from sqlalchemy import func, update
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from jobs import repository
 from jobs.ids import new_id
 from jobs.models import ApiKey
 
@@ -29,9 +29,14 @@ def create_key(
 
 def ensure_bootstrap_key(session: Session, secret_key: bytes, value: str) -> None:
     """An admin key with this value exists. Two services that start at once may both call it."""
-    key_hash = hash_key(value, secret_key)
-    if repository.find_key_by_hash(session, key_hash) is None:
-        _store(session, key_hash, "bootstrap", DEFAULT_TENANT, is_admin=True)
+    key = insert(ApiKey).values(
+        id=new_id("key"),
+        key_hash=hash_key(value, secret_key),
+        name="bootstrap",
+        tenant_id=DEFAULT_TENANT,
+        is_admin=True,
+    )
+    session.execute(key.on_conflict_do_nothing())
 
 
 def _store(session: Session, key_hash: bytes, name: str, tenant_id: str, is_admin: bool) -> ApiKey:

@@ -1,11 +1,14 @@
 """Engines and transactions. Each part of the service works under a role of its own that is no superuser."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
+from typing import TypeVar
 
 from sqlalchemy import Engine, create_engine, func, select
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.settings import Settings
@@ -46,13 +49,43 @@ def build_engine(settings: Settings, role: Role | None, *, pool_size: int = 5) -
         url,
         pool_size=pool_size,
         max_overflow=pool_size,
-        pool_pre_ping=False,
-        connect_args={"options": options, "connect_timeout": 5, "application_name": f"medtune-{role or 'owner'}"},
+        hide_parameters=True,  # Rows and keys stay out of errors and logs.
+        connect_args={
+            "options": options,
+            "application_name": f"medtune-{role or 'owner'}",
+            "connect_timeout": 5,
+            # A network that is gone without a word is an error after this, long before a lease ends.
+            "tcp_user_timeout": 20_000,
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+        },
     )
 
 
 def build_sessions(engine: Engine) -> Sessions:
     return sessionmaker(engine, expire_on_commit=False, autoflush=False)
+
+
+LOST_DATABASE = (OperationalError, InterfaceError)
+"""What statements raise when the database does not answer, or went away."""
+
+_RETRY_SECONDS = 0.5
+
+Result = TypeVar("Result")
+
+
+def run_until_done(sessions: Sessions, work: Callable[[Session], Result], seconds: float) -> Result:
+    """Run a transaction, again and again for so long while the database is away."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with sessions.begin() as session:
+                return work(session)
+        except LOST_DATABASE:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_RETRY_SECONDS)
 
 
 @contextmanager

@@ -50,10 +50,6 @@ def identify(session: Session, *, key_hash: bytes | None = None, key_id: str | N
     return None if row is None else Identity(row[0], row[1], row[2])
 
 
-def find_key_by_hash(session: Session, key_hash: bytes) -> ApiKey | None:
-    return session.scalar(select(ApiKey).where(ApiKey.key_hash == key_hash))
-
-
 def list_keys(session: Session) -> Sequence[ApiKey]:
     return session.scalars(select(ApiKey).order_by(ApiKey.id)).all()
 

@@ -10,6 +10,8 @@ from typing import Annotated, Any
 from pydantic import Field, FieldSerializationInfo, SecretStr, field_serializer
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from jobs.secret_files import load_or_create_secret
+
 _SECRETS_DIR = Path("/run/secrets")
 
 
@@ -86,21 +88,10 @@ class Settings(BaseSettings):
         return self.home / "runs"
 
     def load_secret_key(self) -> bytes:
-        """The configured key, or the home's own, which the first caller makes."""
+        """The configured key, or the home's own."""
         if self.secret_key is not None:
             return self.secret_key.get_secret_value().encode()
-        path = self.home / "secret_key"
-        self.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        candidate = path.with_name(f"secret_key.{secrets.token_hex(8)}")
-        candidate.touch(mode=0o600)
-        candidate.write_text(secrets.token_hex(32), encoding="ascii")
-        try:
-            path.hardlink_to(candidate)  # Fails when another process was first, and then its key is the one.
-        except FileExistsError:
-            pass
-        finally:
-            candidate.unlink()
-        return path.read_bytes()
+        return load_or_create_secret(self.home / "secret_key", lambda: secrets.token_hex(32)).encode()
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """The only producer of Celery messages. A ring says "look at the table" and carries no truth: it may be lost,
-doubled, late or forged, and nothing bad follows. The reconciler heals lost ones.
+doubled or late, and nothing bad follows. The reconciler heals lost ones. A forged one starts nothing that is not in the
+table; who can write to Redis can at worst end a worker process, whose job is queued again.
 """
 
 import logging
@@ -8,11 +9,15 @@ from enum import StrEnum
 from typing import Any
 
 from celery import Celery
-from kombu.exceptions import OperationalError
+from kombu.exceptions import ChannelError, OperationalError
+from redis.exceptions import RedisError
 
 from jobs.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+BROKER_ERRORS = (OperationalError, ChannelError, RedisError)
+"""What sending and counting raise when Redis does not answer, or answers with an error such as a full memory."""
 
 PUBLISH_SECONDS = 1.0
 """A ring that takes longer is given up."""
@@ -109,17 +114,17 @@ class Doorbell:
     def _try_to_ring(self, name: Queue) -> None:
         try:
             ring(self._celery, name)
-        except OperationalError as error:
+        except BROKER_ERRORS as error:
             logger.warning("cannot ring the workers, the reconciler will: %s", error)
 
 
 def ring(celery: Celery, name: Queue) -> None:
-    """Send one message. Raises kombu's OperationalError when Redis cannot be reached in time."""
+    """Send one message. Raises one of BROKER_ERRORS."""
     celery.send_task(TASKS[name], queue=name.value, retry=False, expires=3600)
 
 
 def count_waiting_rings(celery: Celery, name: Queue) -> int:
-    """Messages that no worker took yet. Raises kombu's OperationalError when Redis cannot be reached in time."""
+    """Messages that no worker took yet. Raises one of BROKER_ERRORS."""
     with celery.connection_for_read() as connection:
         connection.ensure_connection(max_retries=1, timeout=PUBLISH_SECONDS)
         declared = connection.default_channel.queue_declare(name.value, passive=False)

@@ -11,13 +11,15 @@ from cli.client import Client
 T = TypeVar("T")
 
 
-def wait_until(read: Callable[[], T], is_done: Callable[[T], object] = bool, seconds: float = 30) -> T:
+def wait_until(
+    read: Callable[[], T], is_done: Callable[[T], object] = bool, seconds: float = 30, every: float = 0.02
+) -> T:
     """Poll with a deadline; the last value comes back, or into the failure."""
     deadline = time.monotonic() + seconds
     while not is_done(value := read()):
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s; the last value was {value!r}")
-        time.sleep(0.02)
+        time.sleep(every)
     return value
 
 

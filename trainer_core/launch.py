@@ -5,6 +5,7 @@ Ranks meet on the loopback interface. The first that fails ends all of them, and
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -45,6 +46,8 @@ def _run_ranks(run_dir: RunDir, spec: RunSpec) -> None:
     error_file = get_rank_error_file(run_dir)
     error_file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "trainer_core", "rank", str(run_dir.path)]
+    if setpriv := shutil.which("setpriv"):  # The kernel ends the ranks when this process is killed without a chance.
+        command = [setpriv, "--pdeathsig", "KILL", *command]
     shared = _build_rank_environment(spec)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` ends the ranks
     ranks: list[subprocess.Popen[bytes]] = []

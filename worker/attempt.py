@@ -17,12 +17,15 @@ from trainer_core.reporting import ErrorEvent
 from trainer_core.run_dir import ModelSource, RunDir, RunSpec, ValidationSource
 
 
-def create_run_dir(
-    settings: Settings, store: Store, job: Job, model: ModelSource, datasets: Iterable[Dataset]
-) -> RunDir:
-    """A new folder for this attempt alone, with its spec and its rows; no other attempt ever writes there."""
+def get_run_dir(settings: Settings, job: Job) -> RunDir:
+    """The folder of this attempt alone; no other attempt ever writes there."""
+    return RunDir(settings.runs_dir / job.id / f"attempt-{job.attempt}")
+
+
+def create_run_dir(run_dir: RunDir, store: Store, job: Job, model: ModelSource, datasets: Iterable[Dataset]) -> None:
+    """A new folder with the attempt's spec and rows."""
     spec = JobSpec.model_validate(job.spec)
-    run_dir = RunDir(settings.runs_dir / job.id / f"attempt-{job.attempt}")
+    shutil.rmtree(run_dir.path, ignore_errors=True)  # Of a database that was restored to a time before this attempt.
     paths = {dataset.id: run_dir.path / "data" / f"{dataset.id}.jsonl" for dataset in datasets}
     validation = ValidationSource()
     if spec.validation is not None:
@@ -43,7 +46,6 @@ def create_run_dir(
     (run_dir.path / "data").mkdir(mode=0o700)
     for dataset in datasets:
         store.fetch(dataset.store_key, paths[dataset.id])
-    return run_dir
 
 
 def store_adapter(store: Store, job: Job, run_dir: RunDir) -> Adapter:

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
-from sqlalchemy.exc import InterfaceError, OperationalError
 
 from jobs import lifecycle
-from jobs.database import Sessions
+from jobs.database import LOST_DATABASE, Sessions, run_until_done
 from jobs.errors import LeaseLost
 from jobs.ids import new_id
 from jobs.lifecycle import Lease, News
@@ -29,6 +28,8 @@ CHUNK_BYTES = 64 * 1024
 """Largest log chunk; a longer line is cut."""
 READ_BYTES = 4 << 20
 """What one look at the log takes in: more waits on disk, which is the buffer."""
+MAX_METRICS = 10_000
+"""As many wait for the database; more wait on disk."""
 TAIL_LINES = 20
 _OVERWRITTEN = re.compile(rb"[^\n]*\r(?!\n)")
 """What a progress bar wrote over itself."""
@@ -119,15 +120,21 @@ class Monitor:
                 self._flush_if_due()
                 stop_reason = self._find_stop_reason()
                 if stop_reason is not None:
-                    with self._sessions.begin() as session:
-                        lifecycle.begin_stopping(session, self._lease, stop_reason)
+                    self._begin_stopping(stop_reason)
                     break
                 trainer.wait(POLL_SECONDS)
         finally:
             exit_code = trainer.stop(self._settings.stop_grace_seconds)
         self._collect(to_the_end=True)
-        self._flush()
+        self._flush(patiently=True)
         return exit_code, stop_reason
+
+    def _begin_stopping(self, reason: StopReason) -> None:
+        try:
+            with self._sessions.begin() as session:
+                lifecycle.begin_stopping(session, self._lease, reason)
+        except LOST_DATABASE as error:
+            logger.warning("%s: stopping, which the database does not hear: %s", self._lease.job_id, error)
 
     def _find_stop_reason(self) -> StopReason | None:
         if self._is_cancel_wanted:
@@ -137,17 +144,29 @@ class Monitor:
     # --- From the files ---
 
     def _collect(self, *, to_the_end: bool = False) -> None:
-        for line in self._events.read_lines().splitlines():
-            try:
-                self._take_event(parse_event(line))
-            except ValidationError:
-                logger.warning("%s: an event that is none: %.200r", self._lease.job_id, line)
+        """Takes what is new; but while as much waits for the database as one look takes in, it stays on disk."""
+        if self._is_full() and not to_the_end:
+            return
+        while events := self._events.read_lines():
+            for line in events.splitlines():
+                self._take_line(line)
+            if not to_the_end:
+                break
         while data := self._log.read_lines(to_the_end=to_the_end):
             for chunk in split_chunks(data):
                 self._take_log(clean_text(chunk))
             if not to_the_end:
                 break
-            self._flush()
+            self._flush(patiently=True)
+
+    def _is_full(self) -> bool:
+        return len(self._news.log_chunks) * CHUNK_BYTES >= READ_BYTES or len(self._news.metrics) >= MAX_METRICS
+
+    def _take_line(self, line: bytes) -> None:
+        try:
+            self._take_event(parse_event(line))
+        except ValidationError:
+            logger.warning("%s: an event that is none: %.200r", self._lease.job_id, line)
 
     def _take_log(self, text: str) -> None:
         self._chunk_seq += 1
@@ -201,18 +220,20 @@ class Monitor:
     def _flush_if_due(self) -> None:
         age = time.monotonic() - self._flushed_at
         has_news = self._news != News()
-        is_large = len(self._news.log_chunks) * CHUNK_BYTES >= READ_BYTES
-        if is_large or age >= (self._settings.flush_seconds if has_news else self._settings.heartbeat_seconds):
+        if self._is_full() or age >= (self._settings.flush_seconds if has_news else self._settings.heartbeat_seconds):
             try:
                 self._flush()
-            except (OperationalError, InterfaceError) as error:
+            except LOST_DATABASE as error:
                 logger.warning("%s: the database does not answer, the news wait: %s", self._lease.job_id, error)
                 if age > 0.75 * self._lease.seconds:
                     # Nobody may take the job before this trainer is gone, so it goes before its lease ends.
                     raise LeaseLost(self._lease.job_id) from error
 
-    def _flush(self) -> None:
-        with self._sessions.begin() as session:
-            self._is_cancel_wanted = lifecycle.store_news(session, self._lease, self._news)
+    def _flush(self, *, patiently: bool = False) -> None:
+        """Raises a database's error at once; or, patiently, when the lease is about to end."""
+        seconds = 0.75 * self._lease.seconds if patiently else 0
+        self._is_cancel_wanted = run_until_done(
+            self._sessions, lambda session: lifecycle.store_news(session, self._lease, self._news), seconds
+        )
         self._news = News()
         self._flushed_at = time.monotonic()

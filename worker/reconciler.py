@@ -7,13 +7,11 @@ import logging
 import threading
 
 from celery import Celery
-from kombu.exceptions import OperationalError as BrokerError
-from sqlalchemy.exc import InterfaceError, OperationalError
 
 from jobs import lifecycle, repository
-from jobs.database import Role, Sessions, build_engine, build_sessions
+from jobs.database import LOST_DATABASE, Role, Sessions, build_engine, build_sessions
 from jobs.settings import Settings
-from jobs.task_queue import Queue, build_celery, count_waiting_rings, ring
+from jobs.task_queue import BROKER_ERRORS, Queue, build_celery, count_waiting_rings, ring
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +26,9 @@ def run_reconciler(settings: Settings, stopping: threading.Event) -> None:
     while not stopping.wait(settings.reconcile_seconds):
         try:
             reconcile(sessions, celery, settings)
-        except (OperationalError, InterfaceError) as error:
+        except LOST_DATABASE as error:
             logger.warning("the database does not answer: %s", error)
-        except BrokerError as error:
+        except BROKER_ERRORS as error:
             logger.warning("the broker does not answer: %s", error)
 
 

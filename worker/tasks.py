@@ -3,21 +3,23 @@
 import json
 import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-from kombu.exceptions import OperationalError
+from sqlalchemy.orm import Session
 
 from jobs import lifecycle, repository
+from jobs.database import LOST_DATABASE, run_until_done
 from jobs.errors import InvalidRequest, LeaseLost
 from jobs.lifecycle import Lease
 from jobs.model_registry import get_model
 from jobs.models import Dataset, Job, Json
 from jobs.status import FailureReason, StopReason
 from jobs.store import Store
-from jobs.task_queue import TASKS, Queue, ring
+from jobs.task_queue import BROKER_ERRORS, TASKS, Queue, ring
 from trainer_core.data.validation import validate_jsonl
 from worker.app import SETTINGS, STOPPING, WORKER_ID, app, get_num_gpus, get_sessions
-from worker.attempt import create_run_dir, delete_private_files, describe_failure, store_adapter
+from worker.attempt import create_run_dir, delete_private_files, describe_failure, get_run_dir, store_adapter
 from worker.monitor import Monitor
 
 logger = logging.getLogger(__name__)
@@ -35,20 +37,21 @@ def run_next_job() -> None:
     if claimed is None:
         return
     job, lease = claimed
-    _ring_for_the_next(Queue.TRAIN)
     logger.info("%s: attempt %d", job.id, job.attempt)
+    _ring_for_the_next(Queue.TRAIN)
     try:
         run_attempt(job, lease)
     except LeaseLost:
         logger.warning("%s: it belongs to somebody else now", job.id)
+    except LOST_DATABASE:
+        logger.exception("%s: the database was away for too long; the job is queued again when its lease ends", job.id)
     except Exception as error:
         logger.exception("%s: the worker failed", job.id)
-        reason = {
-            "code": FailureReason.INTERNAL_ERROR,
-            "message": f"the worker failed: {type(error).__name__}: {error}",
-        }
-        with get_sessions().begin() as session:
-            lifecycle.fail(session, lease, reason)
+        message = f"the worker failed with {type(error).__name__}; its log says more"
+        _end(
+            lease,
+            lambda session: lifecycle.fail(session, lease, {"code": FailureReason.INTERNAL_ERROR, "message": message}),
+        )
 
 
 def run_attempt(job: Job, lease: Lease) -> None:
@@ -57,15 +60,18 @@ def run_attempt(job: Job, lease: Lease) -> None:
     try:
         model = get_model(SETTINGS, job.model)
     except InvalidRequest as error:
-        with sessions.begin() as session:
-            lifecycle.fail(session, lease, {"code": FailureReason.MODEL_UNAVAILABLE, "message": error.message})
+        reason = {"code": FailureReason.MODEL_UNAVAILABLE, "message": error.message}
+        _end(lease, lambda session: lifecycle.fail(session, lease, reason))
         return
-    with sessions.begin() as session:
-        datasets = repository.list_datasets_of_job(session, job)
-        first_seqs = repository.get_last_seqs(session, job.id)
-    run_dir = create_run_dir(SETTINGS, store, job, model, datasets)
+    datasets, first_seqs = run_until_done(
+        sessions,
+        lambda session: (repository.list_datasets_of_job(session, job), repository.get_last_seqs(session, job.id)),
+        0.75 * lease.seconds,
+    )
+    run_dir = get_run_dir(SETTINGS, job)
     monitor = Monitor(sessions, lease, run_dir, SETTINGS, first_seqs=first_seqs, is_worker_stopping=STOPPING.is_set)
     try:
+        create_run_dir(run_dir, store, job, model, datasets)
         exit_code, stop_reason = monitor.run("train")
         if exit_code == 0 and stop_reason is None:
             exit_code, stop_reason = monitor.run("verify")
@@ -73,7 +79,8 @@ def run_attempt(job: Job, lease: Lease) -> None:
         delete_private_files(run_dir)
     verification = _load_json(run_dir.verification)
     adapter = store_adapter(store, job, run_dir) if exit_code == 0 and stop_reason is None else None
-    with sessions.begin() as session:
+
+    def finish(session: Session) -> None:
         if stop_reason == StopReason.CANCELLED:
             lifecycle.cancel(session, lease, exit_code=exit_code)
         elif stop_reason == StopReason.WORKER_STOPPED:
@@ -85,6 +92,13 @@ def run_attempt(job: Job, lease: Lease) -> None:
         else:
             lifecycle.succeed(session, lease, adapter, verification)
 
+    _end(lease, finish)
+
+
+def _end(lease: Lease, work: Callable[[Session], None]) -> None:
+    """The last word about an attempt, which waits for a database that is away as long as the lease may last."""
+    run_until_done(get_sessions(), work, 0.75 * lease.seconds)
+
 
 @app.task(name=TASKS[Queue.CHECK])  # type: ignore[untyped-decorator]
 def check_next_dataset() -> None:
@@ -94,7 +108,11 @@ def check_next_dataset() -> None:
     if dataset is None:
         return
     _ring_for_the_next(Queue.CHECK)
-    report = _check_dataset(dataset)
+    try:
+        report = _check_dataset(dataset)
+    except OSError:
+        logger.exception("%s: cannot be read now; its check is tried again when this lease ends", dataset.id)
+        return
     logger.info("%s: %s rows, ok: %s", dataset.id, report["rows"], report["ok"])
     try:
         with get_sessions().begin() as session:
@@ -113,6 +131,8 @@ def _check_dataset(dataset: Dataset) -> Json:
             store.fetch(dataset.store_key, path)
             report = validate_jsonl(path)
             return {"ok": report.ok, **report.model_dump(mode="json")}
+    except OSError:  # The store or the disk, not the rows.
+        raise
     except Exception as error:  # An unreadable dataset is rejected, not tried for ever.
         logger.exception("%s: the check failed", dataset.id)
         finding = {"line": 0, "code": "check_failed", "message": f"the check failed: {type(error).__name__}"}
@@ -121,12 +141,12 @@ def _check_dataset(dataset: Dataset) -> Json:
 
 def _ring_for_the_next(queue: Queue) -> None:
     """One ring wakes one worker; while there is more to do, each wakes the next."""
-    with get_sessions().begin() as session:
-        is_more = COUNT_WAITING[queue](session) > 0
     try:
+        with get_sessions().begin() as session:
+            is_more = COUNT_WAITING[queue](session) > 0
         if is_more:
             ring(app, queue)
-    except OperationalError as error:
+    except (*LOST_DATABASE, *BROKER_ERRORS) as error:
         logger.warning("cannot ring for more work, the reconciler will: %s", error)
 
 

@@ -161,6 +161,17 @@ def test_an_upload_without_a_key_is_refused_before_its_body(service: Service) ->
     assert response.status_code == 401
 
 
+@pytest.mark.parametrize("path", ["/jobs", "/dashboard/sign-in", "/nowhere"])
+def test_only_the_upload_route_takes_large_bodies(service: Service, path: str) -> None:
+    """Others read before they ask for the key, so they must not read much."""
+    anonymous = Client(service.url, "mt_wrong")
+
+    response = anonymous.http.post(path, files={"file": ("a.jsonl", b"x" * (2 << 20))})
+    anonymous.close()
+
+    assert response.status_code in (413, 404)
+
+
 def test_broken_rows_reject_the_dataset_by_line(client: Client, tmp_path: Path) -> None:
     good = json.dumps({"instruction": "q", "response": "a"})
     lines = [good, "", '{"instruction": "broken', '{"instruction": "no answer"}', "[1]", good]

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import httpx
 import psutil
+import psycopg
 import pytest
+import redis
 
 from cli.client import Client
 from cli.embedded import as_postgres_user
@@ -18,6 +20,7 @@ from jobs.database import Role, build_engine, build_sessions
 from jobs.repository import identify
 from jobs.settings import Settings
 from jobs.spec import JobSpec
+from jobs.status import FINAL
 from jobs.submission import submit_job
 from jobs.task_queue import Queue, build_celery, ring
 from tests.conftest import FAKE_TRAINER, FAST
@@ -57,6 +60,8 @@ class OwnServers:
 
     client: Client
     supervisor: Supervisor
+    database_url: str
+    redis_url: str
     redis: psutil.Process
     postgres: psutil.Process
 
@@ -70,7 +75,8 @@ def own(tmp_path: Path) -> Iterator[OwnServers]:
         service = start_service(supervisor, settings)
         children = {child.name(): child for child in psutil.Process().children() if is_below(child, home)}
         client = Client(service.url, service.key)
-        yield OwnServers(client, supervisor, children["redis-server"], children["postgres"])
+        urls = [url.get_secret_value() for url in (service.settings.database_url, service.settings.redis_url) if url]
+        yield OwnServers(client, supervisor, urls[0], urls[1], children["redis-server"], children["postgres"])
         client.close()
         children["redis-server"].resume()
 
@@ -109,3 +115,31 @@ def test_a_lost_database_is_a_503_and_a_short_outage_kills_no_training(own: OwnS
     assert (job["status"], job["attempt"]) == ("succeeded", 1)
     steps = [metric["step"] for page in own.client.follow(f"/jobs/{job_id}/metrics") for metric in page]
     assert steps == list(range(1, 101))
+
+
+def test_cut_connections_fail_no_job(own: OwnServers, tmp_path: Path) -> None:
+    """Every connection of the workers is cut again and again while jobs start, run and end."""
+    ids = [submit_script(own.client, tmp_path, steps=10, step_seconds=0.02) for _ in range(3)]
+    cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'medtune-medtune_worker'"
+
+    def cut_and_look() -> list[str]:
+        with psycopg.connect(own.database_url, autocommit=True) as connection:
+            connection.execute(cut)
+        return [own.client.get(f"/jobs/{job_id}")["status"] for job_id in ids]
+
+    statuses = wait_until(cut_and_look, lambda statuses: all(s in FINAL for s in statuses), seconds=90, every=0.3)
+
+    assert statuses == ["succeeded"] * 3
+
+
+def test_a_message_that_is_none_ends_no_service(own: OwnServers, tmp_path: Path) -> None:
+    """It ends the worker that reads it; the service starts another."""
+    with redis.Redis.from_url(own.redis_url) as connection:
+        connection.lpush("medtune:train", "not json")
+    job_id = submit_script(own.client, tmp_path)
+
+    def look() -> str:
+        own.supervisor.check()
+        return str(own.client.get(f"/jobs/{job_id}")["status"])
+
+    assert wait_until(look, lambda status: status in FINAL, seconds=60) == "succeeded"

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import psycopg
 import pytest
 
+from cli.embedded import start_postgres
+from cli.processes import Supervisor
 from jobs.ids import new_id
 from jobs.model_registry import ModelsFileInvalid, list_models
 from jobs.settings import Settings
@@ -25,6 +28,18 @@ def test_a_home_makes_one_secret_key_for_all(tmp_path: Path) -> None:
     assert first.load_secret_key() == second.load_secret_key()
     assert (tmp_path / "secret_key").stat().st_mode & 0o777 == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["secret_key"]
+
+
+def test_an_interrupted_cluster_is_made_anew(tmp_path: Path) -> None:
+    """initdb writes PG_VERSION early, so only the whole folder's name says that it is done."""
+    (tmp_path / "postgres" / "data.partial").mkdir(parents=True)
+    (tmp_path / "postgres" / "data.partial" / "PG_VERSION").write_text("16")
+
+    with Supervisor(tmp_path / "logs") as supervisor:
+        url = start_postgres(supervisor, tmp_path / "postgres")
+        psycopg.connect(url).close()
+
+    assert not (tmp_path / "postgres" / "data.partial").exists()
 
 
 def test_settings_show_no_secret(tmp_path: Path) -> None:
