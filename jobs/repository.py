@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, Text, bindparam
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from jobs.errors import NotFound
-from jobs.models import Adapter, ApiKey, Attempt, Dataset, Event, Job, Json, LogChunk, Metric, Worker
+from jobs.models import Adapter, ApiKey, Dataset, Event, Job, Json, LogChunk, Metric, Worker
 from jobs.status import DatasetStatus, JobStatus
 
 WORKER_ALIVE = timedelta(seconds=60)
@@ -231,10 +231,6 @@ def get_adapter(session: Session, job_id: str) -> Adapter:
         status = get_job(session, job_id).status
         raise NotFound("adapter_not_found", f"the job is {status}; only a succeeded job has an adapter")
     return adapter
-
-
-def list_attempts(session: Session, job_id: str) -> Sequence[Attempt]:
-    return session.scalars(select(Attempt).where(Attempt.job_id == job_id).order_by(Attempt.number)).all()
 
 
 def lock_job(session: Session, job_id: str) -> Job:

@@ -19,7 +19,7 @@ from jobs.api_keys import create_key
 from jobs.database import Role, Sessions, build_engine, build_sessions
 from jobs.schema import migrate
 from jobs.settings import Settings
-from tests.factories import create_model_folder, wait_until
+from tests.factories import create_model_folder
 
 FAKE_TRAINER = [sys.executable, str(Path(__file__).parent / "fake_trainer.py")]
 
@@ -135,6 +135,3 @@ def no_foreign_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("MEDTUNE_"):
             monkeypatch.delenv(name)
-
-
-__all__ = ["wait_until"]

@@ -198,7 +198,7 @@ def test_a_lost_job_is_queued_again_and_fails_after_the_last_attempt(
     assert job.reason is not None
     assert job.reason["code"] == "worker_lost"
     with worker() as session:
-        outcomes = [attempt.outcome for attempt in repository.list_attempts(session, job_id)]
+        outcomes = session.scalars(select(Attempt.outcome).order_by(Attempt.number)).all()
     assert outcomes == ["queued", "queued", "failed"]
 
 
