@@ -46,4 +46,4 @@ clean:
 # The tests run a browser, and servers other than the embedded ones.
 .PHONY: debian-packages
 debian-packages:
-	@.ci/install-debian-packages chromium openssl postgresql redis-server
+	@.ci/install-debian-packages chromium munge openssl postgresql redis-server slurm-wlm

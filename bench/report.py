@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import platform
+import sys
 from pathlib import Path
 
 _RESULTS = Path(__file__).parent / "results"
@@ -22,8 +23,11 @@ def write_result(name: str, figures: dict[str, float]) -> None:
 
 
 def describe_machine() -> str:
-    """Processor, cores and memory."""
+    """Processor, cores and memory; and the GPU, where a benchmark used one."""
     lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model}, {os.cpu_count()} cores, {gib:.0f} GiB"
+    gpu = ""
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized():
+        gpu = f", {sys.modules['torch'].cuda.get_device_name()}"
+    return f"{model}, {os.cpu_count()} cores, {gib:.0f} GiB{gpu}"

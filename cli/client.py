@@ -36,8 +36,8 @@ class Client:
     def get(self, path: str, **params: Any) -> Json:
         return self._read(self.http.get(path, params={k: v for k, v in params.items() if v is not None}))
 
-    def post(self, path: str, body: Json | None = None) -> Json:
-        return self._read(self.http.post(path, json=body))
+    def post(self, path: str, body: Json | None = None, **params: Any) -> Json:
+        return self._read(self.http.post(path, json=body, params=params))
 
     def upload(self, path: Path, name: str | None = None) -> Json:
         with path.open("rb") as file:

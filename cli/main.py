@@ -13,7 +13,7 @@ COMMANDS = {
     **dict.fromkeys(("worker", "reconciler"), "cli.daemons"),
     **dict.fromkeys(("migrate", "keys"), "cli.database"),
     **dict.fromkeys(
-        ("submit", "wait", "jobs", "show", "logs", "cancel", "download", "datasets", "models"), "cli.remote"
+        ("submit", "plan", "wait", "jobs", "show", "logs", "cancel", "download", "datasets", "models"), "cli.remote"
     ),
 }
 """The module of each command."""

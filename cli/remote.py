@@ -16,19 +16,20 @@ from rich.table import Table
 
 from cli.client import FINAL, ApiError, Client, open_client
 from cli.errors import fail
+from cli.plan_table import describe_plan
 from jobs.settings import get_settings
 
 _EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 3, "held": 4}
 
 
 def add_commands(app: typer.Typer) -> None:
-    for command in (submit, wait, jobs, show, logs, cancel, download, datasets, models):
+    for command in (submit, plan, wait, jobs, show, logs, cancel, download, datasets, models):
         app.command()(command)
 
 
 def submit(
     file: Annotated[Path, typer.Argument(help="A job request as JSON.", exists=True, dir_okay=False)],
-    data: Annotated[Path | None, typer.Option(help="JSONL to upload as its dataset first.", exists=True)] = None,
+    data: Annotated[Path | None, typer.Option(help="Rows to upload as its dataset first.", exists=True)] = None,
 ) -> None:
     """Create a job and print its id."""
     with _client() as client:
@@ -36,6 +37,21 @@ def submit(
         if data is not None:
             request["dataset"] = {"id": client.upload(data)["id"]}
         typer.echo(client.post("/jobs", request)["id"])
+
+
+def plan(
+    file: Annotated[Path, typer.Argument(help="A job request as JSON.", exists=True, dir_okay=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="The service's answer as it is.")] = False,
+) -> None:
+    """Tell what a job would take, and queue nothing."""
+    with _client() as client:
+        answer = client.post("/jobs", _load_request(file), dry_run=True)
+    if as_json:
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    _print_table(("", ""), describe_plan(answer))
+    for warning in answer["warnings"]:
+        typer.echo(f"note: {warning['message']}")
 
 
 def wait(job_id: str) -> None:
@@ -97,7 +113,11 @@ def download(job_id: str, out: Annotated[Path | None, typer.Option(help="File to
     typer.echo(str(path))
 
 
-def datasets(upload: Annotated[Path | None, typer.Option(help="JSONL to upload.", exists=True)] = None) -> None:
+def datasets(
+    upload: Annotated[
+        Path | None, typer.Option(help="Rows to upload: JSONL, CSV or Parquet, also compressed.", exists=True)
+    ] = None,
+) -> None:
     """List datasets; or upload one, wait for its check and print the report if it was rejected."""
     with _client() as client:
         if upload is None:

@@ -8,6 +8,8 @@ from pydantic import Field, ValidationError
 from jobs.errors import InvalidRequest
 from jobs.settings import Settings
 from trainer_core.config import ConfigModel
+from trainer_core.errors import ModelError
+from trainer_core.model_facts import check_tokenizer, load_model_facts
 from trainer_core.model_files import ModelProblem, check_model_folder
 from trainer_core.run_dir import ModelSource
 
@@ -55,7 +57,15 @@ def get_model(settings: Settings, name: str) -> ModelSource:
 def find_problems(model: ModelSource) -> list[ModelProblem]:
     """Why a model's folder cannot be trained. Nothing is known of a hub's model before it is fetched."""
     folder = Path(model.source)
-    return check_model_folder(folder) if folder.is_absolute() else []
+    if not folder.is_absolute():
+        return []
+    if problems := check_model_folder(folder):
+        return problems
+    try:
+        check_tokenizer(load_model_facts(folder))
+    except ModelError as error:
+        return [ModelProblem(error.code, error.message, error.remedy)]
+    return []
 
 
 def _list_folder(path: Path) -> list[Path]:

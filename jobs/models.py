@@ -273,6 +273,11 @@ class Worker(Base):
     hostname: Mapped[str]
     pid: Mapped[int]
     num_gpus: Mapped[int] = mapped_column(Integer)
+    gpu_name: Mapped[str | None]
+    gpu_memory_bytes: Mapped[int | None]
+    """Of each GPU."""
+    host_memory_bytes: Mapped[int | None]
+    disk_free_bytes: Mapped[int | None]
     started_at: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
     last_seen_at: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
 

@@ -5,7 +5,23 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, ScalarSelect, Select, Text, bindparam, case, exists, func, null, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    Integer,
+    Row,
+    ScalarSelect,
+    Select,
+    Text,
+    bindparam,
+    case,
+    exists,
+    func,
+    null,
+    or_,
+    select,
+    true,
+)
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from jobs.errors import NotFound
@@ -126,11 +142,9 @@ _JOB_VIEW_NAMES = (
     "started_at",
     "finished_at",
 )
-_ALIVE_GPUS = (
-    select(func.max(Worker.num_gpus))
-    .where(Worker.last_seen_at > func.now() - WORKER_ALIVE, Worker.queue == "train")
-    .scalar_subquery()
-)
+_workers = Worker.__table__.c
+_IS_ALIVE_TRAINER = (_workers.last_seen_at > func.now() - WORKER_ALIVE, _workers.queue == "train")
+_ALIVE_GPUS = select(func.max(_workers.num_gpus)).where(*_IS_ALIVE_TRAINER).scalar_subquery()
 _jobs, _adapters = Job.__table__.c, Adapter.__table__.c
 _IS_QUEUED = _jobs.status == JobStatus.QUEUED
 JOB_VIEW_COLUMNS = tuple(_jobs[name] for name in _JOB_VIEW_NAMES)
@@ -163,28 +177,51 @@ def get_job_view(session: Session, job_id: str) -> Row[Any]:
 _datasets = Dataset.__table__.c
 
 
-def _select_status(name: str) -> ScalarSelect[Any]:
-    return select(_datasets.status).where(_datasets.id == bindparam(name, type_=Text)).scalar_subquery()
+def _select_column(name: str, column: ColumnElement[Any]) -> ScalarSelect[Any]:
+    return select(column).where(_datasets.id == bindparam(name, type_=Text)).scalar_subquery()
 
 
-_SUBMISSION_FACTS = select(
-    _select_status("dataset_id").label("dataset_status"),
-    _select_status("validation_id").label("validation_status"),
-    _ALIVE_GPUS.label("largest_worker"),
+_wanted_gpus = bindparam("gpus", type_=Integer)
+_largest = select(func.max(_workers.num_gpus).label("gpus")).where(*_IS_ALIVE_TRAINER).subquery()
+# Without a number: one GPU where a living worker has one, else the CPU.
+_job_gpus = func.coalesce(_wanted_gpus, func.least(1, func.coalesce(_largest.c.gpus, 0)))
+_roomiest = (
+    select(_workers.gpu_name, _workers.gpu_memory_bytes, _workers.host_memory_bytes, _workers.disk_free_bytes)
+    .where(*_IS_ALIVE_TRAINER, _workers.num_gpus >= _job_gpus)
+    # Who does not know its memory may have enough.
+    .order_by(
+        case((_job_gpus > 0, _workers.gpu_memory_bytes)).desc().nulls_first(),
+        _workers.host_memory_bytes.desc().nulls_first(),
+    )
+    .limit(1)
+    .lateral("roomiest")
 )
+_SUBMISSION_FACTS = select(
+    _select_column("dataset_id", _datasets.status).label("dataset_status"),
+    _select_column("dataset_id", _datasets.num_rows).label("dataset_rows"),
+    _select_column("dataset_id", _datasets.report["statistics"]).label("dataset_statistics"),
+    _select_column("validation_id", _datasets.status).label("validation_status"),
+    _largest.c.gpus.label("largest_worker"),
+    _job_gpus.label("num_gpus"),
+    *_roomiest.c,
+).select_from(_largest.outerjoin(_roomiest, true()))
 _LOCK_DATASETS = (
     select(_datasets.id).where(_datasets.id.in_(bindparam("ids", expanding=True))).with_for_update(read=True)
 )
 
 
-def get_submission_facts(session: Session, dataset_id: str, validation_id: str | None) -> Row[Any, Any, Any]:
-    """`dataset_status` and `validation_status` (null: none such), and `largest_worker`'s GPUs (null: none lives).
+def get_submission_facts(session: Session, dataset_id: str, validation_id: str | None, gpus: int | None) -> Row[Any]:
+    """What decides about a job on `gpus` GPUs (None: one where there is one).
+
+    `dataset_status` and `validation_status` (null: none such), `dataset_rows` and `dataset_statistics` (null: not
+    checked), `largest_worker`'s GPUs (null: none lives), the job's `num_gpus`, and the hardware of the worker with the
+    most memory among those that have so many (null: unknown).
 
     A dataset that is validating is locked until the transaction's end: else its check could end unseen, and the job
     would wait for it for ever.
     """
     connection = session.connection()
-    wanted = {"dataset_id": dataset_id, "validation_id": validation_id}
+    wanted = {"dataset_id": dataset_id, "validation_id": validation_id, "gpus": gpus}
     facts = connection.execute(_SUBMISSION_FACTS, wanted).one()
     if DatasetStatus.VALIDATING not in (facts.dataset_status, facts.validation_status):
         return facts
@@ -210,6 +247,24 @@ def list_job_views(
     if labels:
         query = query.where(_jobs.metadata.contains(labels))
     return session.connection().execute(_page_of_newest(query, _jobs.id, after, limit)).all()
+
+
+_RECENT_JOBS = 1000
+
+
+def find_throughput(session: Session, *, model: str, quantization: str, num_gpus: int) -> float | None:
+    """Median tokens per second of the tenant's recent jobs of that kind that succeeded."""
+    recent = select(_jobs.status, _jobs.model, _jobs.num_gpus, _jobs.spec, _jobs.metrics)
+    recent_jobs = recent.order_by(_jobs.id.desc()).limit(_RECENT_JOBS).subquery().c
+    speed = recent_jobs.metrics["tokens_per_second"].astext.cast(Float)
+    return session.scalar(
+        select(func.percentile_cont(0.5).within_group(speed)).where(
+            recent_jobs.status == JobStatus.SUCCEEDED,
+            recent_jobs.model == model,
+            recent_jobs.num_gpus == num_gpus,
+            recent_jobs.spec["training"]["quantization"].astext == quantization,
+        )
+    )
 
 
 def get_job(session: Session, job_id: str) -> Job:

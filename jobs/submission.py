@@ -11,10 +11,12 @@ from jobs.errors import InvalidRequest, NotFound
 from jobs.ids import new_id
 from jobs.model_registry import get_model
 from jobs.models import Job
+from jobs.planning import JobPlan, plan_job
 from jobs.repository import Identity
 from jobs.settings import Settings
 from jobs.spec import JobSpec
 from jobs.status import DatasetStatus
+from trainer_core.run_dir import ModelSource
 
 
 def submit_job(
@@ -29,34 +31,55 @@ def submit_job(
         if earlier is not None:
             _check_replay(earlier, spec)
             return repository.get_job_view(session, earlier.id)
-    get_model(settings, spec.model)
-    validation_id = spec.validation.id if spec.validation else None
-    facts = repository.get_submission_facts(session, spec.dataset.id, validation_id)
-    statuses = [_check_dataset(spec.dataset.id, facts.dataset_status, "dataset.id")]
-    if validation_id is not None:
-        statuses.append(_check_dataset(validation_id, facts.validation_status, "validation.id"))
-    # Without a number: one GPU where a living worker has one, else the CPU.
-    gpus = spec.resources.gpus if spec.resources.gpus is not None else min(1, facts.largest_worker or 0)
+    model, facts = _check_request(session, settings, spec)
+    plan_job(spec, model, facts)  # refuses what could not train
     values = {
         "id": new_id("job"),
         "tenant_id": identity.tenant_id,
         "name": spec.name,
         "model": spec.model,
         "dataset_id": spec.dataset.id,
-        "validation_dataset_id": validation_id,
+        "validation_dataset_id": spec.validation and spec.validation.id,
         "spec": spec.model_dump(mode="json"),
         "priority": spec.priority,
-        "num_gpus": gpus,
+        "num_gpus": facts.num_gpus,
         "metadata": spec.metadata,
         "idempotency_key": idempotency_key,
         "request_hash": _hash(spec) if idempotency_key else None,
         "created_by": identity.key_id,
     }
-    is_checked = DatasetStatus.VALIDATING not in statuses
+    is_checked = DatasetStatus.VALIDATING not in (facts.dataset_status, facts.validation_status)
     return lifecycle.create_job(session, values, is_dataset_checked=is_checked, largest_worker=facts.largest_worker)
 
 
-def _check_dataset(dataset_id: str, status: str | None, param: str) -> str:
+def plan_submission(session: Session, settings: Settings, spec: JobSpec) -> JobPlan:
+    """What `submit_job` would queue, and what it would take. Raises what that would raise."""
+    model, facts = _check_request(session, settings, spec)
+    throughput = repository.find_throughput(
+        session, model=spec.model, quantization=spec.training.quantization, num_gpus=facts.num_gpus
+    )
+    return plan_job(spec, model, facts, throughput)
+
+
+def _check_request(session: Session, settings: Settings, spec: JobSpec) -> tuple[ModelSource, Row[Any]]:
+    """The model, and the row of `repository.get_submission_facts`. Raises InvalidRequest, NotFound."""
+    model = get_model(settings, spec.model)
+    if spec.training.early_stopping is not None and spec.validation is None:
+        raise InvalidRequest(
+            "early_stopping_needs_validation",
+            "early stopping looks at the validation loss, and the job holds no rows out",
+            param="training.early_stopping",
+            remedy="Give validation a fraction or a dataset, or leave early_stopping out.",
+        )
+    validation_id = spec.validation.id if spec.validation else None
+    facts = repository.get_submission_facts(session, spec.dataset.id, validation_id, spec.resources.gpus)
+    _check_dataset(spec.dataset.id, facts.dataset_status, "dataset.id")
+    if validation_id is not None:
+        _check_dataset(validation_id, facts.validation_status, "validation.id")
+    return model, facts
+
+
+def _check_dataset(dataset_id: str, status: str | None, param: str) -> None:
     if status is None:
         raise NotFound("dataset_not_found", f"there is no dataset {dataset_id!r}", param=param)
     if status == DatasetStatus.REJECTED:
@@ -65,7 +88,6 @@ def _check_dataset(dataset_id: str, status: str | None, param: str) -> str:
             f"dataset {dataset_id} did not pass its check; read GET /datasets/{dataset_id}/report",
             param=param,
         )
-    return status
 
 
 def _check_replay(job: Job, spec: JobSpec) -> None:

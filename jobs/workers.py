@@ -1,16 +1,40 @@
 """A worker's row: written by itself, so that others know that it lives."""
 
+from dataclasses import dataclass
+
 from sqlalchemy import delete, func
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from jobs.models import Worker
 from jobs.task_queue import Queue
+from trainer_core.hardware import Hardware
 
 
-def show_presence(session: Session, worker_id: str, queue: Queue, hostname: str, pid: int, num_gpus: int) -> None:
-    row = insert(Worker).values(id=worker_id, queue=queue, hostname=hostname, pid=pid, num_gpus=num_gpus)
-    session.execute(row.on_conflict_do_update(index_elements=[Worker.id], set_={"last_seen_at": func.now()}))
+@dataclass(frozen=True)
+class WorkerDescription:
+    """What a worker says of itself."""
+
+    id: str
+    queue: Queue
+    hostname: str
+    pid: int
+    num_gpus: int
+    hardware: Hardware
+
+
+def show_presence(session: Session, worker: WorkerDescription) -> None:
+    hardware = worker.hardware.model_dump(exclude={"num_hosts"})
+    row = insert(Worker).values(
+        id=worker.id,
+        queue=worker.queue,
+        hostname=worker.hostname,
+        pid=worker.pid,
+        num_gpus=worker.num_gpus,
+        **hardware,
+    )
+    seen = {"last_seen_at": func.now(), "disk_free_bytes": row.excluded.disk_free_bytes}
+    session.execute(row.on_conflict_do_update(index_elements=[Worker.id], set_=seen))
 
 
 def remove_presence(session: Session, worker_id: str) -> None:

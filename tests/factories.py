@@ -1,8 +1,9 @@
 """Things that tests need, made in one line."""
 
 import json
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,13 +24,31 @@ def wait_until(
     return value
 
 
-def create_model_folder(path: Path) -> Path:
-    """A folder that looks like a base model, for jobs that the fake trainer runs."""
+def create_model_folder(path: Path, **config: Any) -> Path:
+    """A folder that looks like a base model, for jobs that the fake trainer runs. `config` changes its config.json."""
     path.mkdir(parents=True)
-    for name in ("config.json", "tokenizer.json"):
-        (path / name).write_text("{}")
-    (path / "model.safetensors").write_bytes(b"")
+    (path / "config.json").write_text(json.dumps({"num_hidden_layers": 1, "max_position_embeddings": 4096} | config))
+    (path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": {"a": 0, "b": 1}}}))
+    shapes = {
+        "model.embed_tokens.weight": [16, 8],
+        "model.layers.0.self_attn.q_proj.weight": [8, 8],
+        "model.layers.0.mlp.down_proj.weight": [8, 24],
+        "lm_head.weight": [16, 8],
+    }
+    write_weights(path / "model.safetensors", shapes)
     return path
+
+
+def write_weights(path: Path, shapes: Mapping[str, Sequence[int]]) -> None:
+    """A safetensors file of zeros in bf16, which take no room on the disk."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(file.tell() + end)
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:

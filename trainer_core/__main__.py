@@ -9,16 +9,22 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer_core.errors import TrainerError, describe
-from trainer_core.launch import run_training, write_rank_error
+from trainer_core.errors import TrainerError, TrainingStopped, describe
+from trainer_core.launch import Nodes, run_training, write_rank_error
+from trainer_core.new_run import add_arguments, create_run
 from trainer_core.reporting import ErrorEvent, PhaseEvent, Reporter
 from trainer_core.run_dir import RunDir
+from trainer_core.stopping import StopRequest
 
 _SAMPLE_DATA = Path(__file__).parent.parent / "examples" / "medical_qa.jsonl"
 
 
+EXIT_STOPPED = 75
+"""EX_TEMPFAIL of sysexits.h: a checkpoint is saved, and the same command goes on from it."""
+
+
 def main() -> int:
-    """0 done; 1 failed, with an ErrorEvent and a line on stderr; 2 wrong usage."""
+    """0 done; 1 failed, with an ErrorEvent and a line on stderr; 2 wrong usage; 75 stopped, to be started again."""
     parser = _build_parser()
     arguments = parser.parse_args()
     os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are noise in a log
@@ -34,20 +40,32 @@ def main() -> int:
 
         build_demo_model(arguments.folder, data=arguments.data, seed=arguments.seed)
         return 0
-    return _run(arguments.command, RunDir(arguments.folder))
+    if arguments.command == "spec":
+        return create_run(arguments)
+    return _run(arguments)
 
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer_core", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    spec = commands.add_parser("spec", help="begin a run: write its spec.json")
+    spec.add_argument("folder", type=Path, metavar="RUN_DIR", help="a new folder, or one with the same spec")
+    add_arguments(spec)
     for name, help_text in {
         "prepare": "tokenise the run's rows",
         "train": "prepare, train, and write the adapter",
         "verify": "prove that the adapter works",
+        "merge": "write base and adapter as one bfloat16 model",
         "rank": "one process of `train`, which starts it",
     }.items():
         command = commands.add_parser(name, help=help_text)
         command.add_argument("folder", type=Path, metavar="RUN_DIR", help="a folder with spec.json")
+        if name == "train":
+            command.add_argument("--nodes", type=int, default=1, help="hosts that train together, sharing RUN_DIR")
+            command.add_argument("--node-rank", type=int, default=0, help="this host's number, from 0")
+            command.add_argument("--rendezvous", default="", metavar="HOST:PORT", help="a free port of the first host")
+        if name == "merge":
+            command.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="a new folder")
     demo = commands.add_parser("demo-model", help="build a small Llama for demonstrations")
     demo.add_argument("folder", type=Path, metavar="DIR")
     demo.add_argument("--data", type=Path, default=_SAMPLE_DATA, help="JSONL whose text the tokenizer is trained on")
@@ -55,55 +73,73 @@ def _build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(command: str, run_dir: RunDir) -> int:
+def _run(arguments: argparse.Namespace) -> int:
+    run_dir, command = RunDir(arguments.folder.resolve()), arguments.command
     if not run_dir.spec.is_file():
         sys.stderr.write(f"{run_dir.spec} does not exist\n")
         return 2
     with contextlib.closing(Reporter(run_dir.events)) as reporter:
         try:
-            _COMMANDS[command](run_dir, reporter)
-        except Exception as exception:  # the process's edge: everything becomes one ErrorEvent
+            _COMMANDS[command](run_dir, reporter, arguments)
+        except Exception as exception:  # the process's edge: everything becomes one event
             if not isinstance(exception, TrainerError):
                 traceback.print_exc()
-            error = describe(exception)
-            sys.stderr.write(f"{error.code}: {error.message} {error.remedy}\n")
-            event = ErrorEvent(code=error.code, message=error.message, remedy=error.remedy, details=error.details)
-            if command == "rank":
-                write_rank_error(run_dir, event)
-            else:
-                reporter.report(event)
-            return 1
+            return _report_end(run_dir, reporter, command, describe(exception))
     return 0
 
 
-def _prepare(run_dir: RunDir, reporter: Reporter) -> None:
+def _report_end(run_dir: RunDir, reporter: Reporter, command: str, error: TrainerError) -> int:
+    sys.stderr.write(f"{error.code}: {error.message} {error.remedy}\n")
+    event = ErrorEvent(code=error.code, message=error.message, remedy=error.remedy, details=error.details)
+    if command == "rank":
+        write_rank_error(run_dir, event)
+    elif isinstance(error, TrainingStopped):
+        reporter.report(PhaseEvent(phase="stopped", message=error.message))
+    elif command != "merge":  # which is no part of the run's story
+        reporter.report(event)
+    return EXIT_STOPPED if isinstance(error, TrainingStopped) else 1
+
+
+def _prepare(run_dir: RunDir, reporter: Reporter, _: argparse.Namespace) -> None:
     from trainer_core.data.prepare import prepare  # transformers
 
     prepare(run_dir, reporter)
 
 
-def _train(run_dir: RunDir, reporter: Reporter) -> None:
+def _train(run_dir: RunDir, reporter: Reporter, arguments: argparse.Namespace) -> None:
     reporter.report(PhaseEvent(phase="starting"))
-    run_training(run_dir, reporter)
+    nodes = Nodes(arguments.nodes, arguments.node_rank, arguments.rendezvous)
+    run_training(run_dir, reporter, nodes, StopRequest())
 
 
-def _train_rank(run_dir: RunDir, _: Reporter) -> None:
-    from trainer_core.train import train  # torch, transformers, peft
+def _train_rank(run_dir: RunDir, *_: object) -> None:
+    stop = StopRequest()
+    from accelerate import PartialState  # torch, transformers, peft
 
-    train(run_dir)
+    from trainer_core.train import train
+
+    train(run_dir, stop)
+    PartialState().destroy_process_group()
 
 
-def _verify(run_dir: RunDir, reporter: Reporter) -> None:
+def _verify(run_dir: RunDir, reporter: Reporter, _: argparse.Namespace) -> None:
     reporter.report(PhaseEvent(phase="verifying"))
     from trainer_core.adapters.verify import verify  # torch, transformers, peft
 
     verify(run_dir, reporter)
 
 
-_COMMANDS: dict[str, Callable[[RunDir, Reporter], None]] = {
+def _merge(run_dir: RunDir, _: Reporter, arguments: argparse.Namespace) -> None:
+    from trainer_core.adapters.merge import merge  # torch, transformers, peft
+
+    merge(run_dir, arguments.out_dir)
+
+
+_COMMANDS: dict[str, Callable[[RunDir, Reporter, argparse.Namespace], None]] = {
     "prepare": _prepare,
     "train": _train,
     "verify": _verify,
+    "merge": _merge,
     "rank": _train_rank,
 }
 

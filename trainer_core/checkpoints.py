@@ -2,24 +2,40 @@
 
     checkpoints/step-50/
       adapter_config.json, adapter_model.safetensors, tokenizer...    the adapter as it would be saved at the end
-      trainer_state.pt      optimizer (not under DeepSpeed) and the random states of all ranks
-      manifest.json         step, metrics, sha256 and size of every other file
+      trainer_state.pt      weights, optimizer, random states and progress (trainer_core.training_state)
+      manifest.json         run, step, metrics, sha256 and size of every other file
 
-The data's position is the step itself: the batch plan is a pure function of it.
+The data's position is the step itself: the schedule is a pure function of it.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator, DistributedType
-from accelerate.utils import gather_object
+_MANIFEST = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """A complete folder, as its manifest describes it."""
+
+    path: Path
+    step: int
+    run: str
+    """Fingerprint of the run that wrote it."""
+    metrics: dict[str, float]
+    files: dict[str, dict[str, Any]]
+
+    @property
+    def eval_loss(self) -> float:
+        return self.metrics.get("eval_loss", math.inf)
 
 
 @contextlib.contextmanager
@@ -28,7 +44,11 @@ def write_folder(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    yield partial
+    try:
+        yield partial
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     for file in [*partial.rglob("*"), partial]:
         _flush_to_disk(file)
     if path.exists():
@@ -37,32 +57,54 @@ def write_folder(path: Path) -> Iterator[Path]:
     _flush_to_disk(path.parent)
 
 
-def collect_trainer_state(accelerator: Accelerator, optimizer: Any) -> dict[str, Any]:
-    """Optimizer state and each rank's random state. Every rank must call this.
-
-    DeepSpeed cuts the optimizer over its ranks in ways of its own: there the state holds the random states only.
-    """
-    random_states = gather_object([{"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}])
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        return {"random_states": random_states}
-    return {"random_states": random_states, "optimizer": optimizer.state_dict()}
-
-
-def write_manifest(folder: Path, **facts: Any) -> int:
+def write_manifest(folder: Path, *, run: str, step: int, metrics: dict[str, float]) -> int:
     """List the folder's files with their sha256 in manifest.json. Returns the bytes of all of them."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    entries = {
+    entries: dict[str, dict[str, Any]] = {
         str(file.relative_to(folder)): {"sha256": _hash_file(file), "bytes": file.stat().st_size} for file in files
     }
-    (folder / "manifest.json").write_text(json.dumps({**facts, "files": entries}, indent=1), encoding="utf-8")
-    return sum(file.stat().st_size for file in files)
+    content = {"run": run, "step": step, "metrics": metrics, "files": entries}
+    (folder / _MANIFEST).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return sum(entry["bytes"] for entry in entries.values())
+
+
+def list_checkpoints(folder: Path) -> list[Checkpoint]:
+    """Those with a readable manifest, the newest first. What they hold is not looked at."""
+    found = (_read_manifest(path) for path in folder.glob("step-*"))
+    return sorted((one for one in found if one is not None), key=lambda checkpoint: -checkpoint.step)
+
+
+def find_damage(checkpoint: Checkpoint) -> str | None:
+    """What is wrong with a checkpoint's files, or None when all are as they were written."""
+    for name, entry in checkpoint.files.items():
+        file = checkpoint.path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != entry["bytes"] or _hash_file(file) != entry["sha256"]:
+            return f"{name} is not what was written"
+    return None
+
+
+def find_best_checkpoint(folder: Path) -> Checkpoint | None:
+    """The one with the lowest validation loss, the earlier of equals."""
+    validated = [checkpoint for checkpoint in list_checkpoints(folder) if checkpoint.eval_loss < math.inf]
+    return min(validated, key=lambda checkpoint: (checkpoint.eval_loss, checkpoint.step), default=None)
 
 
 def remove_old_checkpoints(folder: Path, keep: int) -> None:
-    """Leave the newest `keep`."""
-    checkpoints = sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
-    for path in checkpoints[:-keep]:
-        shutil.rmtree(path)
+    """Leave the newest `keep`, and the best."""
+    best = find_best_checkpoint(folder)
+    for checkpoint in list_checkpoints(folder)[keep:]:
+        if checkpoint != best:
+            shutil.rmtree(checkpoint.path)
+
+
+def _read_manifest(path: Path) -> Checkpoint | None:
+    try:
+        content = json.loads((path / _MANIFEST).read_bytes())
+        return Checkpoint(path, content["step"], content["run"], content["metrics"], content["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _hash_file(path: Path) -> str:

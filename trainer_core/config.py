@@ -3,9 +3,9 @@
 The one definition used by the API, the job's row and the trainer. Torch-free, so that the API can import it.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 PositiveInt = Annotated[int, Field(gt=0)]
 
@@ -20,24 +20,32 @@ class LoraConfig(ConfigModel):
     r: Annotated[int, Field(ge=1, le=512)] = 16
     """Rank of the adapter's matrices."""
     alpha: Annotated[float, Field(gt=0)] = 32
-    """Scale: the update is multiplied by alpha / r."""
+    """Scale: the update is multiplied by alpha / r (rsLoRA: by alpha / sqrt(r))."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Dropout on the adapter's input."""
     target_modules: Literal["all-linear"] | Annotated[list[str], Field(min_length=1)] = "all-linear"
     """Module names to adapt, or `all-linear` for every linear layer but the output head."""
-    variant: Literal["lora"] = "lora"
-    """The kind of LoRA."""
-    plus_ratio: None = None
-    """Reserved for LoRA+; only null for now."""
+    variant: Literal["lora", "rslora", "dora"] = "lora"
+    """The kind of LoRA: plain, rank-stabilised, or with decomposed weights."""
+    plus_ratio: Annotated[float, Field(ge=1, le=64)] | None = None
+    """LoRA+: the B matrices learn at this multiple of `learning_rate`; null is off."""
 
 
 class DeepSpeedConfig(ConfigModel):
-    stage: Literal["auto", "none", 2, 3] = "auto"
-    """ZeRO stage; `auto` and `none` train without DeepSpeed (DDP for several processes)."""
-    offload: Literal["none", "cpu"] = "none"
-    """Where ZeRO keeps optimizer state (and at stage 3 parameters)."""
-    config: None = None
-    """Reserved for a DeepSpeed JSON of one's own; only null for now."""
+    stage: Literal["auto", "none", 1, 2, 3] = "auto"
+    """ZeRO stage; `none` trains without DeepSpeed (DDP for several processes). `auto` is the fastest that fits: DDP
+    where each GPU holds the frozen base, else ZeRO-3."""
+    offload: Literal["none", "auto", "cpu", "nvme"] = "none"
+    """Where ZeRO keeps optimizer state (and at stage 3 parameters); `auto` is the CPU where nothing else fits."""
+    config: dict[str, Any] | None = None
+    """A DeepSpeed JSON of your own; what the run decides itself must agree with it, or be left out, or be "auto"."""
+
+
+class EarlyStoppingConfig(ConfigModel):
+    patience: PositiveInt = 3
+    """Validations without a better loss after which training ends."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """By how much a loss must be lower to be better, in nats per token."""
 
 
 class TrainingConfig(ConfigModel):
@@ -53,8 +61,8 @@ class TrainingConfig(ConfigModel):
     """Shape of the learning rate after warm-up."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
     """Share of the steps over which the rate climbs from 0 to its peak."""
-    optimizer: Literal["adamw"] = "adamw"
-    """Optimizer of the adapter's weights."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """Optimizer of the adapter's weights; `adamw_8bit` keeps its state in 8 bits."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled weight decay."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -63,8 +71,8 @@ class TrainingConfig(ConfigModel):
     """Seed of everything random."""
     max_seq_len: Annotated[int, Field(ge=8, le=1_048_576)] = 2048
     """Longest sequence in tokens."""
-    truncation: Literal["drop", "truncate", "fail"] = "drop"
-    """What happens to a longer row: left out, cut at the end, or the job fails."""
+    truncation: Literal["drop", "truncate", "split", "fail"] = "drop"
+    """What happens to a longer row: left out, cut at the end, cut into several rows, or the job fails."""
     packing: bool = True
     """Put several short rows into one sequence, with attention kept inside each row."""
     chat_template: str | None = None
@@ -72,14 +80,14 @@ class TrainingConfig(ConfigModel):
     train_on: Literal["assistant", "all"] = "assistant"
     """Tokens that the loss counts: the answers only, or everything."""
     micro_batch_size: Literal["auto"] | PositiveInt = "auto"
-    """Sequences per forward pass and process. `auto`: as many as divide the process's share of the global batch and
-    keep a pass within 8,192 tokens on a GPU and 2,048 on the CPU."""
+    """Sequences per forward pass and process. `auto`: as many as divide the process's share of the global batch, keep
+    the device busy, and fit into its memory."""
     global_batch_size: PositiveInt = 16
     """Rows (packed: sequences) per optimizer step over all processes."""
-    precision: Literal["bf16", "fp32"] = "bf16"
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Number format of the base model and of the matrix products."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
-    """Recompute activations in the backward pass to save memory; `auto` is off."""
+    """Recompute activations in the backward pass to save memory; `auto`: only where they do not fit otherwise."""
     lora: LoraConfig = LoraConfig()
     """The adapter."""
     quantization: Literal["none", "8bit", "4bit"] = "none"
@@ -92,13 +100,5 @@ class TrainingConfig(ConfigModel):
     """Optimizer steps between checkpoints."""
     keep_checkpoints: Annotated[int, Field(ge=1, le=100)] = 2
     """How many of the newest checkpoints stay on disk."""
-    early_stopping: None = None
-    """Reserved; only null for now."""
-
-    @model_validator(mode="after")
-    def _check_combinations(self) -> "TrainingConfig":
-        if self.deepspeed.offload != "none" and self.deepspeed.stage not in (2, 3):
-            raise ValueError("deepspeed.offload needs deepspeed.stage 2 or 3; set the stage or offload='none'")
-        if isinstance(self.micro_batch_size, int) and self.global_batch_size % self.micro_batch_size:
-            raise ValueError("global_batch_size must be a multiple of micro_batch_size")
-        return self
+    early_stopping: EarlyStoppingConfig | None = None
+    """End training once the validation loss stops falling; null never does. The adapter is then the best one."""

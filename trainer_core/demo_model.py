@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from trainer_core.data.formats import iter_lines, parse_row
+from trainer_core.data.files import iter_rows
 from trainer_core.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -48,10 +48,9 @@ def build_demo_model(folder: Path, *, data: Path, seed: int = 0, hidden_size: in
 
 def _build_tokenizer(data: Path) -> PreTrainedTokenizerFast:
     """Byte-level BPE: it can spell any text, whatever it was trained on."""
-    with data.open("rb") as file:
-        texts = [message["content"] for _, line in iter_lines(file) for message in parse_row(line)]
+    texts = [message["content"] for _, row in iter_rows(data) if isinstance(row, list) for message in row]
     if not texts:
-        raise DataError("no_rows", f"{data} holds no rows.")
+        raise DataError("no_rows", f"{data} holds no rows that can be used.")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -4,7 +4,8 @@ TrainerError               code, message, remedy
 ├── ConfigurationError     what was asked for cannot work
 ├── ModelError             the base model cannot be used
 ├── DataError              the rows cannot be used
-└── VerificationError      the adapter is not what it should be
+├── VerificationError      the adapter is not what it should be
+└── TrainingStopped        asked to stop; started again, the run goes on
 """
 
 from typing import Any
@@ -37,13 +38,24 @@ class VerificationError(TrainerError):
     """The adapter is not what it should be."""
 
 
+class TrainingStopped(TrainerError):
+    """Somebody asked the run to stop; started again, it goes on from its last checkpoint."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("stopped", message, remedy="Start the run again to go on.")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """By its many names: CUDA's allocator has an error of its own, the CPU's raises a plain RuntimeError."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
 def describe(error: BaseException) -> TrainerError:
     """Any exception as a TrainerError: out of memory by its many names, else `internal_error`."""
     if isinstance(error, TrainerError):
         return error
-    text = str(error).lower()
-    # torch's CPU allocator raises a plain RuntimeError.
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         return TrainerError(
             "out_of_memory",
             f"Memory ran out: {error}",

@@ -1,8 +1,12 @@
-"""`train`: prepare the rows, then train in this process, or in one process for each rank.
+"""`train`: prepare the rows, plan, then train in this process, or in one process for each rank by torchrun.
 
-Ranks meet on the loopback interface. The first that fails ends all of them, and its error is the run's.
+    run_training ── prepare ── plan ── train directly               one process
+                                   └── torchrun ── rank 0..N        several, on one host or many
+
+When memory runs out or the loss blows up, the plan is changed and training starts again from the last checkpoint.
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -10,75 +14,190 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from trainer_core.errors import TrainerError
-from trainer_core.reporting import ErrorEvent, PhaseEvent, Reporter
+import numpy as np
+
+from trainer_core.data.packing import Arrangement
+from trainer_core.errors import TrainerError, TrainingStopped, describe
+from trainer_core.hardware import read_hardware
+from trainer_core.model_facts import load_model_facts
+from trainer_core.plan import Plan, Workload, plan_training
+from trainer_core.recovery import revise_plan
+from trainer_core.reporting import ErrorEvent, NoticeEvent, PhaseEvent, Reporter
 from trainer_core.run_dir import RunDir, RunSpec
+from trainer_core.stopping import StopRequest
 
 log = logging.getLogger(__name__)
 
+_MEETING_SECONDS = 7200
+"""How long a host waits for the first one, which prepares the rows."""
+_POLL_SECONDS = 0.2
 
-def run_training(run_dir: RunDir, reporter: Reporter) -> None:
+
+@dataclass(frozen=True)
+class Nodes:
+    """The hosts of a run, which share its folder; this one is number `rank`."""
+
+    count: int = 1
+    rank: int = 0
+    rendezvous: str = ""
+    """HOST:PORT of the first, where the ranks meet."""
+
+
+def run_training(run_dir: RunDir, reporter: Reporter, nodes: Nodes, stop: StopRequest) -> None:
     """From a run folder with a spec to one with an adapter. Raises TrainerError."""
-    # Heavy imports stay inside: a run announces itself at once, and libraries take seconds.
+    if nodes.rank == 0:
+        prepare_and_plan(run_dir, reporter, num_hosts=nodes.count)
+    while True:
+        try:
+            _train(run_dir, nodes, stop)
+            return
+        except Exception as error:  # memory runs out in errors of many types
+            if not _revise(run_dir, reporter, nodes, describe(error)):
+                raise
+        # A process that ran out of memory is not to be trusted with it: training begins again in a new one.
+        if "trainer_core.train" in sys.modules:
+            sys.stdout.flush()
+            os.execv(sys.executable, [sys.executable, "-m", "trainer_core", *sys.argv[1:]])
+
+
+def prepare_and_plan(run_dir: RunDir, reporter: Reporter, *, num_hosts: int = 1) -> None:
+    """All that one process does for all ranks: rows, plan, and what DeepSpeed compiles."""
+    # Heavy imports stay inside functions: a run announces itself at once, and libraries take seconds.
     from trainer_core.data.prepare import prepare
 
     prepare(run_dir, reporter)
     spec = run_dir.load_spec()
-    reporter.report(PhaseEvent(phase="loading", message=f"loading {spec.model.id}"))
-    uses_deepspeed = spec.training.deepspeed.stage in (2, 3)
-    if uses_deepspeed:
+    if not run_dir.plan.exists() or run_dir.load_plan().num_processes != spec.num_processes:
+        run_dir.write_plan(_plan(run_dir, spec, num_hosts))
+    plan = run_dir.load_plan()
+    reporter.report(PhaseEvent(phase="loading", message=f"loading {spec.model.id}", details=plan.model_dump()))
+    if plan.uses_deepspeed:
         from trainer_core.deepspeed_config import build_operators
 
         reporter.report(PhaseEvent(phase="loading", message="building DeepSpeed's operators"))
-        build_operators(spec)
-    if uses_deepspeed or spec.num_processes > 1:
-        _run_ranks(run_dir, spec)
-    else:
-        from trainer_core.train import train
-
-        train(run_dir)
+        build_operators(spec, plan)
 
 
-def _run_ranks(run_dir: RunDir, spec: RunSpec) -> None:
+def _plan(run_dir: RunDir, spec: RunSpec, num_hosts: int) -> Plan:
+    arrangement = Arrangement.load(run_dir.prepared, "train")
+    lengths = arrangement.sum_rows(np.diff(np.load(run_dir.prepared / "offsets.npy")))
+    folder = Path(spec.model.source)
+    return plan_training(
+        spec.training,
+        num_processes=spec.num_processes,
+        gpus=spec.gpus,
+        longest_sequence=int(lengths.max()),
+        facts=load_model_facts(folder) if folder.is_dir() else None,
+        hardware=read_hardware(run_dir.path).model_copy(update={"num_hosts": num_hosts}),
+        workload=Workload(len(lengths), int(lengths.sum())),
+    )
+
+
+def _train(run_dir: RunDir, nodes: Nodes, stop: StopRequest) -> None:
+    spec = run_dir.load_spec()
+    if spec.num_processes > 1:
+        _run_torchrun(run_dir, spec, nodes, stop)
+        return
+    if run_dir.load_plan().uses_deepspeed:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=find_port())
+    from trainer_core.train import train
+
+    train(run_dir, stop)
+
+
+def _revise(run_dir: RunDir, reporter: Reporter, nodes: Nodes, error: TrainerError) -> bool:
+    """Change the plan so that the run can go on after an error. False if it cannot.
+
+    Raises TrainingStopped on one of several hosts: their launchers do not talk to each other, and whoever started them
+    must start them again.
+    """
+    if not run_dir.plan.exists():  # the first host has not come that far
+        return False
+    plan = revise_plan(run_dir.load_plan(), run_dir.load_spec().training, error.code)
+    if plan is None:
+        return False
+    if nodes.rank == 0:
+        change = plan.changes[-1].change
+        log.warning("%s %s", error.message, change)
+        message = f"{error.message} Training goes on from the last checkpoint: {change}."
+        reporter.report(NoticeEvent(code=error.code, message=message, details=plan.changes[-1].model_dump()))
+        run_dir.write_plan(plan)
+    if nodes.count > 1:
+        raise TrainingStopped(f"{error.message} The plan is changed; all hosts must start again.")
+    return True
+
+
+# --- Ranks ---
+
+
+def _run_torchrun(run_dir: RunDir, spec: RunSpec, nodes: Nodes, stop: StopRequest) -> None:
     error_file = get_rank_error_file(run_dir)
     error_file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "trainer_core", "rank", str(run_dir.path)]
-    if setpriv := shutil.which("setpriv"):  # The kernel ends the ranks when this process is killed without a chance.
-        command = [setpriv, "--pdeathsig", "KILL", *command]
-    shared = _build_rank_environment(spec)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that `finally` ends the ranks
-    ranks: list[subprocess.Popen[bytes]] = []
+    agent = subprocess.Popen(_build_command(run_dir, spec, nodes), env=_build_environment(spec, nodes))
     try:
-        for rank in range(spec.num_processes):
-            ranks.append(subprocess.Popen(command, env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}))
-        for _ in ranks:
-            _, status = os.wait()  # whichever ends first
-            if status != 0:
-                raise _describe_failed_rank(os.waitstatus_to_exitcode(status), error_file)
+        exit_code = _wait(agent, stop)
     finally:
-        for process in ranks:
-            process.kill()
-        for process in ranks:
-            process.wait()  # only then are their GPUs free
+        agent.kill()
+        agent.wait()
+    if error_file.exists():
+        event = ErrorEvent.model_validate_json(error_file.read_bytes())
+        if event.code == "stopped":
+            raise TrainingStopped(event.message)
+        raise TrainerError(event.code, event.message, remedy=event.remedy, **event.details)
+    if exit_code != 0:
+        raise TrainerError(
+            "rank_died",
+            "A training process ended without a word, which is what the system does to it when memory runs out.",
+            remedy="Look at the host's kernel log; lower micro_batch_size or max_seq_len, or quantise the base.",
+        )
 
 
-def _build_rank_environment(spec: RunSpec) -> dict[str, str]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    threads = max(1, len(os.sched_getaffinity(0)) // spec.num_processes)
-    return {
-        **os.environ,
-        "WORLD_SIZE": str(spec.num_processes),
-        "LOCAL_WORLD_SIZE": str(spec.num_processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "GLOO_SOCKET_IFNAME": "lo",
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-    }
+def _build_command(run_dir: RunDir, spec: RunSpec, nodes: Nodes) -> list[str]:
+    host, _, port = (nodes.rendezvous or f"127.0.0.1:{find_port()}").rpartition(":")
+    command = [
+        *[sys.executable, "-m", "torch.distributed.run"],
+        *["--nnodes", str(nodes.count), "--node-rank", str(nodes.rank)],
+        *["--nproc-per-node", str(spec.num_processes // nodes.count)],
+        *["--master-addr", host, "--master-port", port],
+        *["--rdzv-conf", f"timeout={_MEETING_SECONDS}"],
+        # SIGTERM asks the ranks to save and stop, and is theirs alone: torchrun would soon end them by force.
+        *["--signals-to-handle", "SIGINT"],
+        "--no-python",
+        *_die_with_parent(),
+        *[sys.executable, "-m", "trainer_core", "rank", str(run_dir.path)],
+    ]
+    return ["env", "--ignore-signal=TERM", *_die_with_parent(), *command]
+
+
+def _die_with_parent() -> list[str]:
+    """What makes the kernel end a process when its parent is killed without a chance to end it."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL"] if setpriv else []
+
+
+def _build_environment(spec: RunSpec, nodes: Nodes) -> dict[str, str]:
+    threads = max(1, len(os.sched_getaffinity(0)) * nodes.count // spec.num_processes)
+    own = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "5"}
+    if nodes.count == 1:
+        own["GLOO_SOCKET_IFNAME"] = "lo"
+    return {**os.environ, **own}
+
+
+def _wait(agent: subprocess.Popen[bytes], stop: StopRequest) -> int:
+    """Until torchrun ends; a wish to stop is told to the ranks, its children, again and again: they may just begin."""
+    stop.leave_to_ranks()
+    while True:
+        try:
+            return agent.wait(_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            if not stop.is_wanted:
+                continue
+        for child in Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text(encoding="ascii").split():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGTERM)
 
 
 def get_rank_error_file(run_dir: RunDir) -> Path:
@@ -95,15 +214,7 @@ def write_rank_error(run_dir: RunDir, error: ErrorEvent) -> None:
         log.warning("a consequence of another rank's error: %s", error.message)
 
 
-def _describe_failed_rank(exit_code: int, error_file: Path) -> TrainerError:
-    if exit_code == -signal.SIGKILL:
-        return TrainerError(
-            "out_of_memory",
-            "A training process was killed from outside, which is what the system does when memory runs out.",
-            remedy="Lower micro_batch_size or max_seq_len, quantise the base, or give the run more memory.",
-        )
-    if exit_code < 0 or not error_file.exists():
-        return TrainerError("rank_died", f"A training process ended with exit code {exit_code} and no explanation.")
-    event = ErrorEvent.model_validate_json(error_file.read_bytes())
-    details: dict[str, Any] = event.details
-    return TrainerError(event.code, event.message, remedy=event.remedy, **details)
+def find_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])

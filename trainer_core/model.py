@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from trainer_core.config import TrainingConfig
 from trainer_core.errors import ConfigurationError, ModelError
+from trainer_core.fused_lora import fuse_lora
 from trainer_core.model_files import check_model_folder
 from trainer_core.run_dir import ModelSource
 
@@ -71,8 +72,8 @@ def check_vocabulary(model: Any, tokenizer: Any) -> None:
         )
 
 
-def add_lora(model: Any, training: TrainingConfig, *, float32_adapter: bool) -> PeftModel:
-    """Raises ConfigurationError when target modules match nothing."""
+def add_lora(model: Any, training: TrainingConfig, *, recompute: bool, float32_adapter: bool) -> PeftModel:
+    """`recompute`: activations in the backward pass. Raises ConfigurationError when target modules match nothing."""
     lora = training.lora
     if lora.target_modules != "all-linear":
         _check_target_modules(model, lora.target_modules)
@@ -82,21 +83,25 @@ def add_lora(model: Any, training: TrainingConfig, *, float32_adapter: bool) -> 
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides by r, and a fraction is as good
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
+        use_rslora=lora.variant == "rslora",
+        use_dora=lora.variant == "dora",
     )
-    if training.gradient_checkpointing is True:
+    if recompute:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()  # else a frozen embedding's output carries no gradient into the first block
     peft_model = get_peft_model(model, config, autocast_adapter_dtype=float32_adapter)
+    fuse_lora(peft_model)
     num_trainable = sum(getattr(p, "ds_numel", p.numel()) for p in peft_model.parameters() if p.requires_grad)
     log.info("adapter r=%d on %d modules, %d weights", lora.r, len(_list_adapted(peft_model)), num_trainable)
     return peft_model
 
 
 def _check_target_modules(model: Any, names: list[str]) -> None:
-    available = sorted({name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)})
-    unmatched = [name for name in names if not any(f".{path}".endswith(f".{name}") for path in available)]
+    head = model.get_output_embeddings()  # which gives the loss itself, and is no place for an adapter
+    layers = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module != head}
+    unmatched = [name for name in names if not any(f".{path}".endswith(f".{name}") for path in layers)]
     if unmatched:
-        known = sorted({path.rpartition(".")[2] for path in available})
+        known = sorted({path.rpartition(".")[2] for path in layers})
         raise ConfigurationError(
             "target_modules_match_nothing",
             f"lora.target_modules {unmatched} match no linear layer of the model; it has {known}.",
@@ -107,36 +112,6 @@ def _check_target_modules(model: Any, names: list[str]) -> None:
 
 def _list_adapted(model: PeftModel) -> list[str]:
     return [name for name, module in model.named_modules() if hasattr(module, "lora_A")]
-
-
-@torch.no_grad()
-def check_packing(model: Any, vocabulary_size: int, device: torch.device) -> None:
-    """Raises ConfigurationError when a packed row sees the row before it.
-
-    Changes the first of two rows and looks at the second's logits. What the same change does to one long row is the
-    measure: 8-bit products are quantised together, so that "no influence" is not an exact zero.
-    """
-    set_evaluation_mode(model)
-    length, generator = 8, torch.Generator().manual_seed(0)
-    ids = torch.randint(0, vocabulary_size, (2, 2 * length), generator=generator)
-    ids[1, length:] = ids[0, length:]
-    one_row = torch.arange(2 * length)
-    two_rows = one_row % length
-    change = [
-        model(input_ids=ids.to(device), position_ids=positions.expand_as(ids).to(device), use_cache=False)
-        .logits[:, length:]
-        .float()
-        .diff(dim=0)
-        .abs()
-        .max()
-        for positions in (one_row, two_rows)
-    ]
-    if change[1] > 0.1 * change[0]:
-        raise ConfigurationError(
-            "packing_leaks",
-            "The model does not keep packed rows apart: its attention ignores where a row's positions start anew.",
-            remedy="Set packing to false.",
-        )
 
 
 def set_evaluation_mode(model: Any) -> None:

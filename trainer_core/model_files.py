@@ -1,10 +1,18 @@
-"""Check of a base model's folder before anything loads it. Torch-free: the API refuses a bad folder with it."""
+"""What a base model's folder holds, told before anything loads it. Torch-free: the API refuses a bad folder with it."""
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import Any
+
+from trainer_core.errors import ModelError
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _PICKLE_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_SHARD_INDEX = "model.safetensors.index.json"
+_MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+
+Shapes = dict[str, tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,4 +59,62 @@ def _describe_missing_weights(path: Path) -> ModelProblem:
         "model_weights_missing",
         "The folder has no *.safetensors weights.",
         "Download the model completely; a Git LFS clone needs `git lfs pull`.",
+    )
+
+
+def load_json_object(path: Path) -> dict[str, Any]:
+    """Raises ModelError."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _refuse_file(path, "is not readable as JSON") from error
+    if not isinstance(content, dict):
+        raise _refuse_file(path, "is no JSON object")
+    return content
+
+
+def list_weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that belong to the model, as transformers chooses them. Raises ModelError.
+
+    Beside them a folder may hold the same weights once more under other names.
+    """
+    index = folder / _SHARD_INDEX
+    if index.is_file():
+        shards = load_json_object(index).get("weight_map")
+        if not isinstance(shards, dict):
+            raise _refuse_file(index, "has no weight_map")
+        return [folder / Path(str(name)).name for name in sorted(set(shards.values()))]
+    single = folder / "model.safetensors"
+    return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+
+
+def read_tensor_shapes(path: Path) -> Shapes:
+    """Of all tensors of a safetensors file, from its header alone. Raises ModelError.
+
+    Layout: 8 bytes little-endian header length, JSON header, data (github.com/huggingface/safetensors#format).
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 0 < length <= _MAX_HEADER_BYTES:
+                raise _refuse_file(path, "is no safetensors file")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        shapes = {str(name): tuple(int(size) for size in entry["shape"]) for name, entry in header.items()}
+        data_bytes = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+        is_whole = path.stat().st_size == 8 + length + data_bytes
+    except FileNotFoundError as error:
+        raise _refuse_file(path, "is missing") from error
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise _refuse_file(path, "has a header that cannot be read") from error
+    if not is_whole:
+        raise _refuse_file(path, "is not as long as its tensors")
+    return shapes
+
+
+def _refuse_file(path: Path, fault: str) -> ModelError:
+    return ModelError(
+        "model_files_damaged",
+        f"The model's file {path.name} {fault}.",
+        remedy="Copy the model's folder again and completely; a Git LFS clone needs `git lfs pull`.",
     )

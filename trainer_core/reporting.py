@@ -21,7 +21,7 @@ class PhaseEvent(_EventModel):
     """The run entered a phase."""
 
     type: Literal["phase"] = "phase"
-    phase: Literal["starting", "preparing", "loading", "training", "saving", "verifying", "finished"]
+    phase: Literal["starting", "preparing", "loading", "training", "saving", "verifying", "stopped", "finished"]
     message: str = ""
     details: dict[str, Any] = {}
 

@@ -2,6 +2,7 @@
 
 RUN_DIR/
   spec.json          in: RunSpec
+  plan.json          out: Plan, as the trainer follows and changes it
   events.jsonl       out: one event a line (trainer_core.reporting)
   train.log          out: stdout and stderr of every process of the run
   prepared/          tokenised rows
@@ -16,6 +17,7 @@ from pathlib import Path
 from pydantic import Field
 
 from trainer_core.config import ConfigModel, TrainingConfig
+from trainer_core.plan import Plan
 
 
 class ModelSource(ConfigModel):
@@ -62,6 +64,10 @@ class RunDir:
         return self.path / "spec.json"
 
     @property
+    def plan(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
     def events(self) -> Path:
         return self.path / "events.jsonl"
 
@@ -93,3 +99,12 @@ class RunDir:
 
     def load_spec(self) -> RunSpec:
         return RunSpec.model_validate_json(self.spec.read_bytes())
+
+    def write_plan(self, plan: Plan) -> None:
+        """Whole or not at all: other ranks read it."""
+        partial = self.plan.with_suffix(".partial")
+        partial.write_text(plan.model_dump_json(indent=1), encoding="utf-8")
+        partial.rename(self.plan)
+
+    def load_plan(self) -> Plan:
+        return Plan.model_validate_json(self.plan.read_bytes())

@@ -6,6 +6,7 @@ The main process only keeps the worker's row fresh; work happens in the one pool
 import logging
 import multiprocessing
 import os
+import shutil
 import socket
 import threading
 from typing import Any
@@ -19,7 +20,8 @@ from jobs.ids import new_id
 from jobs.processes import adopt_orphans
 from jobs.settings import get_settings
 from jobs.task_queue import Queue, build_celery
-from worker.gpus import count_gpus
+from jobs.workers import WorkerDescription
+from worker.gpus import count_gpus, describe_hardware
 
 logger = logging.getLogger(__name__)
 
@@ -83,10 +85,13 @@ def _begin_stopping(**_: Any) -> None:
 
 def _keep_present(queue: Queue) -> None:
     sessions = build_sessions(build_engine(SETTINGS, Role.WORKER, pool_size=1))
+    hardware = describe_hardware(SETTINGS, _num_gpus)
     while True:
+        hardware = hardware.model_copy(update={"disk_free_bytes": shutil.disk_usage(SETTINGS.home).free})
+        worker = WorkerDescription(WORKER_ID, queue, socket.gethostname(), os.getpid(), _num_gpus, hardware)
         try:
             with sessions.begin() as session:
-                workers.show_presence(session, WORKER_ID, queue, socket.gethostname(), os.getpid(), _num_gpus)
+                workers.show_presence(session, worker)
         except SQLAlchemyError as error:
             logger.warning("cannot tell the database that this worker lives: %s", error)
         if _alive.wait(SETTINGS.heartbeat_seconds):

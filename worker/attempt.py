@@ -26,7 +26,7 @@ def create_run_dir(run_dir: RunDir, store: Store, job: Job, model: ModelSource, 
     """A new folder with the attempt's spec and rows."""
     spec = JobSpec.model_validate(job.spec)
     shutil.rmtree(run_dir.path, ignore_errors=True)  # Of a database that was restored to a time before this attempt.
-    paths = {dataset.id: run_dir.path / "data" / f"{dataset.id}.jsonl" for dataset in datasets}
+    paths = {dataset.id: run_dir.path / "data" / dataset.id for dataset in datasets}
     validation = ValidationSource()
     if spec.validation is not None:
         path = str(paths[spec.validation.id]) if spec.validation.id else None

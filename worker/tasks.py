@@ -17,7 +17,7 @@ from jobs.models import Dataset, Job, Json
 from jobs.status import FailureReason, StopReason
 from jobs.store import Store
 from jobs.task_queue import BROKER_ERRORS, TASKS, Queue, ring
-from trainer_core.data.validation import validate_jsonl
+from trainer_core.data.validation import validate_file
 from worker.app import SETTINGS, STOPPING, WORKER_ID, app, get_num_gpus, get_sessions
 from worker.attempt import create_run_dir, delete_private_files, describe_failure, get_run_dir, store_adapter
 from worker.monitor import Monitor
@@ -127,9 +127,9 @@ def _check_dataset(dataset: Dataset) -> Json:
     store = Store(SETTINGS.store_location)
     try:
         with tempfile.TemporaryDirectory(prefix="check-", dir=SETTINGS.home) as folder:
-            path = Path(folder) / "data.jsonl"
+            path = Path(folder) / "data"
             store.fetch(dataset.store_key, path)
-            report = validate_jsonl(path)
+            report = validate_file(path)
             return {"ok": report.ok, **report.model_dump(mode="json")}
     except OSError:  # The store or the disk, not the rows.
         raise

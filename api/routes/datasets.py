@@ -1,7 +1,6 @@
 """Upload, list, read and delete datasets."""
 
 import codecs
-from pathlib import PurePath
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -19,10 +18,9 @@ from jobs.repository import Identity
 from jobs.status import DatasetStatus
 from jobs.store import CHUNK_BYTES, StoreWriter
 from jobs.task_queue import Queue
+from trainer_core.data.file_types import ACCEPTED_FILES, HEAD_BYTES, FileType, detect_file_type
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
-
-SUFFIXES = {".jsonl", ".ndjson", ".json", ""}
 
 _UPLOAD_FORM: dict[str, Any] = {
     "requestBody": {
@@ -36,7 +34,7 @@ _UPLOAD_FORM: dict[str, Any] = {
                         "file": {
                             "type": "string",
                             "format": "binary",
-                            "description": "JSONL in UTF-8: one object a line, with `instruction` and `response`.",
+                            "description": f"{ACCEPTED_FILES}, told by content and not by name.",
                         },
                         "name": {"type": "string", "description": "A name for people; default: the file's."},
                     },
@@ -105,15 +103,11 @@ def delete_dataset(dataset_id: str, transaction: TransactionDep, services: Servi
 
 def _store_dataset(services: Services, identity: Identity, file: UploadFile, name: str | None) -> Dataset:
     """Bytes first, then the row that names them; if either fails, nothing stays."""
-    filename = (file.filename or "dataset.jsonl").replace("\0", "")[:200]
-    if PurePath(filename).suffix.lower() not in SUFFIXES:
-        raise InvalidRequest(
-            "unsupported_file_type", f"file: {filename!r} is no JSONL; send one JSON object a line", param="file"
-        )
+    filename = (file.filename or "dataset").replace("\0", "")[:200]
     dataset_id = new_id("ds")
-    store_key = f"datasets/{dataset_id}/data.jsonl"
+    store_key = f"datasets/{dataset_id}/data"
     with services.store.writing(store_key) as writer:
-        _copy_text(file, writer, services.settings.max_upload_bytes)
+        _copy(file, writer, services.settings.max_upload_bytes)
     dataset = Dataset(
         id=dataset_id,
         tenant_id=identity.tenant_id,
@@ -135,17 +129,21 @@ def _store_dataset(services: Services, identity: Identity, file: UploadFile, nam
     return dataset
 
 
-def _copy_text(file: UploadFile, writer: StoreWriter, max_bytes: int) -> None:
-    """Raises TooLarge, and InvalidRequest for an empty file or one that is not UTF-8."""
+def _copy(file: UploadFile, writer: StoreWriter, max_bytes: int) -> None:
+    """Raises TooLarge, and InvalidRequest for a file that is empty, of another type, or a text that is not UTF-8."""
+    chunk = file.file.read(CHUNK_BYTES)
+    is_text = _get_file_type(chunk[:HEAD_BYTES]) in (FileType.JSONL, FileType.CSV)
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        while chunk := file.file.read(CHUNK_BYTES):
+        while chunk:
             if writer.num_bytes + len(chunk) > max_bytes:
                 raise TooLarge(
                     "file_too_large", f"file: more than {max_bytes} bytes", param="file", max_bytes=max_bytes
                 )
-            decoder.decode(chunk)
+            if is_text:
+                decoder.decode(chunk)
             writer.write(chunk)
+            chunk = file.file.read(CHUNK_BYTES)
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:
         raise InvalidRequest(
@@ -153,5 +151,16 @@ def _copy_text(file: UploadFile, writer: StoreWriter, max_bytes: int) -> None:
             f"file: not UTF-8, somewhere after byte {writer.num_bytes}; convert it, for example with iconv",
             param="file",
         ) from None
-    if writer.num_bytes == 0:
+
+
+def _get_file_type(head: bytes) -> FileType:
+    if not head:
         raise InvalidRequest("file_empty", "file: it is empty", param="file")
+    file_type = detect_file_type(head)
+    if file_type is None:
+        raise InvalidRequest(
+            "unsupported_file_type",
+            f"file: begins with neither a JSON object nor a header with known columns; send {ACCEPTED_FILES}",
+            param="file",
+        )
+    return file_type

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from api.dependencies import ServicesDep, Transaction, TransactionDep
+from api.plan_schemas import PlanRead, read_plan
 from api.schemas import (
     CursorPage,
     EventRead,
@@ -21,11 +22,10 @@ from api.schemas import (
     read_metric,
 )
 from jobs import lifecycle, repository
-from jobs.errors import InvalidRequest
 from jobs.spec import JobSpec
 from jobs.status import JobStatus
 from jobs.store import CHUNK_BYTES
-from jobs.submission import submit_job
+from jobs.submission import plan_submission, submit_job
 from jobs.task_queue import Queue
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -63,18 +63,25 @@ _CREATE_EXAMPLE = {
 }
 
 
-@router.post("", status_code=201, summary="Create a job", response_model=JobRead, openapi_extra=_CREATE_EXAMPLE)
+@router.post(
+    "",
+    status_code=201,
+    summary="Create a job",
+    response_model=JobRead,
+    responses={200: {"model": PlanRead, "description": "The plan, with `dry_run=true`"}},
+    openapi_extra=_CREATE_EXAMPLE,
+)
 def create_job(
     spec: JobSpec,
     transaction: TransactionDep,
     services: ServicesDep,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
-    dry_run: Annotated[bool, Query(description="Reserved; only false for now.")] = False,
+    dry_run: Annotated[bool, Query(description="Only tell what the job would take; queue nothing.")] = False,
 ) -> Response:
     """A 201 means that the job is in the table. The same Idempotency-Key with the same body gives the same job."""
     with transaction as caller:
         if dry_run:
-            raise InvalidRequest("not_available", "dry_run: planning is not available yet", param="dry_run")
+            return _respond(read_plan(spec, plan_submission(caller.session, services.settings, spec)))
         job = submit_job(caller.session, caller.identity, services.settings, spec, idempotency_key)
     services.doorbell.ring(Queue.TRAIN)
     return _respond(read_job(job), 201)
@@ -160,9 +167,9 @@ def download_adapter(job_id: str, transaction: TransactionDep, services: Service
     return StreamingResponse(_read_chunks(file), media_type="application/gzip", headers=headers)
 
 
-def _respond(job: JobRead, status_code: int = 200) -> Response:
+def _respond(content: JobRead | PlanRead, status_code: int = 200) -> Response:
     """What is polled most is written here, in the request's thread, and not once more checked by the framework."""
-    return Response(job.model_dump_json(), status_code, media_type="application/json")
+    return Response(content.model_dump_json(), status_code, media_type="application/json")
 
 
 def _read_chunks(file: BinaryIO) -> Iterator[bytes]:

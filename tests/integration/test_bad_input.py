@@ -1,7 +1,7 @@
 """Whatever is wrong with a request: a clear 4xx that names the field, and nothing left behind."""
 
-import gzip
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def refuse(client: Client, body: Any, status: int) -> dict[str, Any]:
         ({"training": {"learning_rate": "fast"}}, "training.learning_rate", "invalid_field"),
         ({"training": {"max_steps": 0}}, "training.max_steps", "invalid_field"),
         ({"training": {"quantization": "3bit"}}, "training.quantization", "invalid_field"),
-        ({"training": {"deepspeed": {"offload": "cpu"}}}, "training", "invalid_field"),
+        ({"training": {"deepspeed": {"stage": 0}}}, "training.deepspeed.stage", "invalid_field"),
         ({"model": 7}, "model", "invalid_field"),
         ({"model": None}, "model", "invalid_field"),
         ({"dataset": {"id": "../../etc/passwd"}}, "dataset.id", "invalid_field"),
@@ -123,25 +123,40 @@ def test_a_model_folder_that_cannot_be_trained_is_refused_at_once(
         ("rows.jsonl", b"", 422, "file_empty"),
         ("rows.jsonl", b'{"instruction": "caf\xe9"}\n', 422, "file_not_utf8"),
         ("rows.jsonl", b'{"instruction": "' + b"\xf0\x9f", 422, "file_not_utf8"),
-        ("rows.jsonl", b"x" * (3 << 20) + b"y", 413, "file_too_large"),
-        ("rows.jsonl", b"x" * (5 << 20), 413, "too_large"),
-        ("rows.jsonl", gzip.compress(b"{}"), 422, "file_not_utf8"),
-        ("photo.png", b"{}", 422, "unsupported_file_type"),
-        ("rows.csv", b"a,b\n", 422, "unsupported_file_type"),
+        ("rows.jsonl", b"{" * (3 << 20) + b"{", 413, "file_too_large"),
+        ("rows.jsonl", b"{" * (5 << 20), 413, "too_large"),
+        ("rows.csv", "prompt,completion\nQ,café\n".encode("latin-1"), 422, "file_not_utf8"),
+        ("rows.csv", b"question,answer\n", 422, "unsupported_file_type"),
+        ("rows.jsonl", b"\x89PNG\r\n\x1a\n", 422, "unsupported_file_type"),
+        ("rows.jsonl", b"PK\x03\x04", 422, "unsupported_file_type"),
+        ("rows.jsonl", b"%PDF-1.7\n", 422, "unsupported_file_type"),
+        ("rows.jsonl", pickle.dumps({}), 422, "unsupported_file_type"),
     ],
-    ids=["empty", "latin1", "cut", "over the limit", "far over the limit", "gzip", "png", "csv"],
+    ids=[
+        "empty",
+        "latin1",
+        "cut",
+        "over the limit",
+        "far over the limit",
+        "latin1 CSV",
+        "unknown columns",
+        "png",
+        "zip",
+        "pdf",
+        "pickle",
+    ],
 )
 def test_a_file_that_is_no_dataset_leaves_nothing_behind(
     client: Client, service: Service, name: str, content: bytes, status: int, code: str
 ) -> None:
     store = service.settings.home / "store"
-    before = client.get("/datasets", limit=1000)["data"], sorted(store.rglob("*.jsonl"))
+    before = client.get("/datasets", limit=1000)["data"], sorted(store.rglob("data"))
 
     response = client.http.post("/datasets", files={"file": (name, content)})
 
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (status, code)
-    assert (client.get("/datasets", limit=1000)["data"], sorted(store.rglob("*.jsonl"))) == before
+    assert (client.get("/datasets", limit=1000)["data"], sorted(store.rglob("data"))) == before
 
 
 def test_an_upload_without_a_file_or_with_another_field_is_refused(client: Client) -> None:
@@ -200,7 +215,7 @@ def test_a_dataset_in_use_cannot_be_deleted_and_a_free_one_can(
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "dataset_in_use")
     assert refused.headers["x-should-retry"] == "false"
     assert deleted.json() == {"id": free, "deleted": True}
-    assert not (service.settings.home / "store" / "datasets" / free / "data.jsonl").exists()
+    assert not (service.settings.home / "store" / "datasets" / free / "data").exists()
     assert client.http.get(f"/datasets/{free}").status_code == 404
     wait_until(lambda: client.get(f"/jobs/{job['id']}")["status"], lambda status: status == "succeeded")
 

@@ -1,32 +1,23 @@
-"""From prepared rows to tensors: which sequences belong to which step, micro-batch and rank, and how they look.
-
-The plan is a pure function of the rows, the seed and the batch sizes: any rank knows what all ranks do at any step,
-without talking to them, and a run can go on from any step.
-"""
+"""From prepared rows to tensors: how rows are arranged into sequences, and how a micro-batch of sequences looks."""
 
 import dataclasses
-import functools
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from trainer_core.config import TrainingConfig
-from trainer_core.data.packing import pack_rows
-from trainer_core.errors import ConfigurationError
+from trainer_core.data.packing import Arrangement, arrange_rows
 
 IntArray = npt.NDArray[np.int64]
-
-# What "auto" aims at: enough tokens for efficient matrix products, few enough for the activations to fit.
-_GPU_TOKENS_PER_PASS = 8192
-_CPU_TOKENS_PER_PASS = 2048
 
 
 class PreparedRows:
     """Memory-mapped rows that `prepare` wrote."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._tokens = np.memmap(folder / "tokens.bin", dtype=np.int32, mode="r")
         self._mask = np.memmap(folder / "mask.bin", dtype=np.uint8, mode="r")
         self._offsets: IntArray = np.load(folder / "offsets.npy")
@@ -35,35 +26,105 @@ class PreparedRows:
         self.train: IntArray = np.load(folder / "train.npy")
         self.validation: IntArray = np.load(folder / "validation.npy")
 
-    def get(self, row: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]:
-        """Token ids and loss mask of a row."""
+    def get(self, row: int) -> "Row":
         bounds = slice(self._offsets[row], self._offsets[row + 1])
         return self._tokens[bounds], self._mask[bounds]
 
 
+Row = tuple[npt.NDArray[np.int32], npt.NDArray[np.uint8]]
+"""Token ids and loss mask."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """One forward pass: B sequences of T tokens, int64 and bool, shape [B, T]."""
+    """One forward pass: B sequences' R rows laid one after another, N tokens without padding, S of which count."""
 
     input_ids: torch.Tensor
+    """int64 [1, N]."""
     position_ids: torch.Tensor
-    """Start at 0 with every row: that is how the model's attention mask tells packed rows apart."""
-    loss_mask: torch.Tensor
-    """Tokens that the loss counts. Never the first of a row, never padding."""
+    """int64 [1, N]: start at 0 with every row."""
+    row_bounds: torch.Tensor
+    """int32 [R + 1]: where each row starts, and the last one ends."""
+    longest_row: int
+    targets: torch.Tensor
+    """int64 [S]: the tokens that the loss counts. Never the first of a row."""
+    predictors: torch.Tensor
+    """int64 [S]: the places in [0, N) whose outputs predict them."""
+    target_sequences: torch.Tensor
+    """int64 [S]: the sequences in [0, B) that they belong to."""
+    padded_shape: tuple[int, int]
+    """[B, T]: the same sequences one below the other."""
+    padded_places: torch.Tensor
+    """int64 [N]: where the tokens are in [B x T]."""
+
+    @property
+    def num_sequences(self) -> int:
+        return self.padded_shape[0]
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in dataclasses.astuple(self)))
+        values = ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+        moved: dict[str, Any] = {n: v.to(device, non_blocking=True) for n, v in values if isinstance(v, torch.Tensor)}
+        return dataclasses.replace(self, **moved)
+
+    def pad(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Input and position ids, int64 [B, T], padded on the right.
+
+        Padding needs no mask: attention is causal, so that no token sees it.
+        """
+        input_ids = self.input_ids.new_zeros(self.padded_shape)
+        position_ids = torch.arange(self.padded_shape[1], device=input_ids.device).repeat(self.padded_shape[0], 1)
+        input_ids.view(-1)[self.padded_places] = self.input_ids[0]
+        position_ids.view(-1)[self.padded_places] = self.position_ids[0]
+        return input_ids, position_ids
+
+
+def build_batch(sequences: list[list[Row]]) -> Batch:
+    """Of sequences of rows. No sequences give one token that counts nowhere: a rank without work."""
+    sequences = sequences or [[(np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.uint8))]]
+    rows = [row for sequence in sequences for row in sequence]
+    tokens, mask = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    row_places, row_bounds = _number_places([len(row) for row, _ in rows])
+    lengths = [sum(len(row) for row, _ in sequence) for sequence in sequences]
+    places, _ = _number_places(lengths)
+    owners = np.repeat(np.arange(len(lengths)), lengths)
+    supervised = np.flatnonzero(mask)
+    return Batch(
+        input_ids=torch.from_numpy(tokens.astype(np.int64))[None],
+        position_ids=torch.from_numpy(row_places)[None],
+        row_bounds=torch.from_numpy(row_bounds.astype(np.int32)),
+        longest_row=max(len(row) for row, _ in rows),
+        targets=torch.from_numpy(tokens[supervised].astype(np.int64)),
+        predictors=torch.from_numpy(supervised - 1),
+        target_sequences=torch.from_numpy(owners[supervised]),
+        padded_shape=(len(lengths), max(lengths)),
+        padded_places=torch.from_numpy(owners * max(lengths) + places),
+    )
+
+
+def _number_places(lengths: list[int]) -> tuple[IntArray, IntArray]:
+    """0, 1, ... anew in each of several pieces laid one after another; and the pieces' bounds."""
+    bounds = np.cumsum([0, *lengths])
+    return np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths), bounds
 
 
 class Sequences:
     """Rows arranged into sequences: packed up to `max_seq_len`, or one row each."""
 
     def __init__(self, rows: PreparedRows, selected: IntArray, *, max_seq_len: int, packing: bool) -> None:
-        packed = pack_rows(rows.lengths[selected], max_seq_len) if packing else [[i] for i in range(len(selected))]
+        self._set(rows, arrange_rows(rows.lengths, selected, max_seq_len=max_seq_len, packing=packing))
+
+    @classmethod
+    def load(cls, rows: PreparedRows, name: Literal["train", "validation"]) -> "Sequences":
+        """As `prepare` arranged them by the run's `max_seq_len` and `packing`."""
+        sequences = cls.__new__(cls)
+        sequences._set(rows, Arrangement.load(rows.folder, name))
+        return sequences
+
+    def _set(self, rows: PreparedRows, sequences: Arrangement) -> None:
         self._rows = rows
-        self._sequences: list[list[int]] = [selected[sequence].tolist() for sequence in packed]
-        self.lengths = np.array([rows.lengths[sequence].sum() for sequence in self._sequences], dtype=np.int64)
-        self.supervised = np.array([rows.supervised[sequence].sum() for sequence in self._sequences], dtype=np.int64)
+        self._sequences = sequences
+        self.lengths: IntArray = sequences.sum_rows(rows.lengths)
+        self.supervised: IntArray = sequences.sum_rows(rows.supervised)
 
     def __len__(self) -> int:
         return len(self._sequences)
@@ -73,98 +134,5 @@ class Sequences:
         return self._sequences[sequence]
 
     def collate(self, sequences: list[int]) -> Batch:
-        """Right-padded to the longest. No sequences give one token that counts nowhere: a rank without work.
-
-        Padding goes on with the last row's positions and needs no mask: attention is causal, so no token sees it.
-        """
-        length = int(self.lengths[sequences].max()) if sequences else 1
-        shape = (max(1, len(sequences)), length)
-        input_ids, loss_mask = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=bool)
-        position_ids = np.tile(np.arange(length), (shape[0], 1))
-        for index, sequence in enumerate(sequences):
-            start = 0
-            for row in self._sequences[sequence]:
-                tokens, mask = self._rows.get(row)
-                end = start + len(tokens)
-                input_ids[index, start:end] = tokens
-                loss_mask[index, start:end] = mask
-                position_ids[index, start:] = np.arange(length - start)
-                start = end
-        return Batch(torch.from_numpy(input_ids), torch.from_numpy(position_ids), torch.from_numpy(loss_mask))
-
-
-@dataclasses.dataclass(frozen=True)
-class BatchPlan:
-    """Which sequences each optimizer step trains on.
-
-    Sequences stream through the epochs, shuffled anew in each; a step takes the next `global_batch_size` of them, and
-    the last step takes what is left.
-    """
-
-    num_sequences: int
-    num_sequences_to_train: int
-    global_batch_size: int
-    micro_batch_size: int
-    num_ranks: int
-    seed: int
-
-    @property
-    def num_steps(self) -> int:
-        return -(-self.num_sequences_to_train // self.global_batch_size)
-
-    @property
-    def accumulation(self) -> int:
-        """Micro-batches per step and rank."""
-        return self.global_batch_size // (self.micro_batch_size * self.num_ranks)
-
-    def get_epoch(self, step: int) -> float:
-        """Epochs behind after `step` steps."""
-        return min(step * self.global_batch_size, self.num_sequences_to_train) / self.num_sequences
-
-    def get_sequences(self, step: int) -> list[int]:
-        """All sequences of a step (counted from 0), over all ranks."""
-        first = step * self.global_batch_size
-        stop = min(first + self.global_batch_size, self.num_sequences_to_train)
-        places = (divmod(place, self.num_sequences) for place in range(first, stop))
-        return [int(_shuffle(self.seed, epoch, self.num_sequences)[index]) for epoch, index in places]
-
-    def get_micro_batches(self, step: int, rank: int) -> list[list[int]]:
-        """A rank's sequences of a step, cut into `accumulation` micro-batches; the last step's may be empty."""
-        own, size = self.get_sequences(step)[rank :: self.num_ranks], self.micro_batch_size
-        return [own[index * size : (index + 1) * size] for index in range(self.accumulation)]
-
-    def cut_for_evaluation(self, num_sequences: int, rank: int) -> list[list[int]]:
-        """A rank's share of other sequences in micro-batches: as many on every rank, since the ranks work in step."""
-        per_round = self.micro_batch_size * self.num_ranks
-        firsts = range(rank * self.micro_batch_size, -(-num_sequences // per_round) * per_round, per_round)
-        return [list(range(first, min(first + self.micro_batch_size, num_sequences))) for first in firsts]
-
-
-def plan_batches(training: TrainingConfig, num_ranks: int, lengths: IntArray, *, on_gpu: bool) -> BatchPlan:
-    """The plan for training sequences of these lengths. Raises ConfigurationError."""
-    per_rank, rest = divmod(training.global_batch_size, num_ranks)
-    micro = training.micro_batch_size
-    if micro == "auto" and not rest:
-        micro = _choose_micro_batch_size(per_rank, int(lengths.max()), on_gpu=on_gpu)
-    if rest or micro == "auto" or per_rank % micro:
-        raise ConfigurationError(
-            "batch_sizes_do_not_divide",
-            f"global_batch_size {training.global_batch_size} is no multiple of {num_ranks} processes"
-            + ("." if micro == "auto" else f" times micro_batch_size {micro}."),
-            remedy="Choose a global_batch_size that is, or leave micro_batch_size to 'auto'.",
-        )
-    num_to_train = round(training.epochs * len(lengths)) or 1
-    if training.max_steps is not None:
-        num_to_train = training.max_steps * training.global_batch_size
-    return BatchPlan(len(lengths), num_to_train, training.global_batch_size, micro, num_ranks, training.seed)
-
-
-def _choose_micro_batch_size(per_rank: int, longest: int, *, on_gpu: bool) -> int:
-    """The largest divisor whose forward pass stays within the tokens that keep the device busy."""
-    fitting = max(1, (_GPU_TOKENS_PER_PASS if on_gpu else _CPU_TOKENS_PER_PASS) // longest)
-    return max(size for size in range(1, per_rank + 1) if per_rank % size == 0 and size <= fitting)
-
-
-@functools.lru_cache(maxsize=2)  # a step can straddle two epochs
-def _shuffle(seed: int, epoch: int, num_sequences: int) -> IntArray:
-    return np.random.default_rng((seed, epoch)).permutation(num_sequences)
+        """The forward pass over some of the sequences."""
+        return build_batch([[self._rows.get(row) for row in self._sequences[sequence]] for sequence in sequences])

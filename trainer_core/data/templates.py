@@ -8,12 +8,15 @@ spans come from rendering prefixes of the conversation: an answer begins where t
 the conversation up to and with it ends.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from jinja2 import TemplateError
 
-from trainer_core.data.formats import Message
+from trainer_core.data.formats import Message, is_trained
 from trainer_core.errors import ConfigurationError, DataError, ModelError
 
 Span = tuple[int, int]
@@ -41,6 +44,22 @@ BUILT_IN_TEMPLATES = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class RenderedText:
+    """A conversation as the model reads it."""
+
+    text: str
+    spans: list[Span]
+    """Characters that the assistant says and that are trained, in order."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizedText:
+    tokens: npt.NDArray[np.int32]
+    mask: npt.NDArray[np.uint8]
+    """1 where a token is an answer's."""
+
+
 def set_chat_template(tokenizer: Any, *, run_template: str | None, model_template: str | None) -> None:
     """Give the tokenizer the template that the run uses; it is saved with the adapter."""
     if run_template is not None and run_template not in BUILT_IN_TEMPLATES:
@@ -66,28 +85,43 @@ def set_chat_template(tokenizer: Any, *, run_template: str | None, model_templat
     tokenizer.chat_template = BUILT_IN_TEMPLATES[chosen].replace("{{ bos }}", bos)
 
 
-def render(tokenizer: Any, messages: list[Message]) -> tuple[str, list[Span]]:
-    """The conversation as text and the character spans that its assistant says, each with the stop token.
+def render(tokenizer: Any, messages: list[Message]) -> list[RenderedText]:
+    """The conversation as text, with the spans that its assistant says, each with the stop token.
 
-    Raises DataError where the template refuses the conversation or renders its beginning differently once more follows.
+    It is one text, unless the template rewrites earlier turns once later ones follow, as reasoning models' do: then it
+    is a text for each answer, in which only the last is trained. So every answer is learned after the very prompt that
+    it would be given to. Answers of weight 0 are not trained, nor is one that nothing precedes.
+
+    Raises DataError where the template refuses the conversation, or renders a prompt and its answer differently.
     """
+    answers = [index for index, message in enumerate(messages) if index > 0 and is_trained(message)]
     text = _apply(tokenizer, messages)
     spans = []
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
+    for index in answers:
         prompt = _apply(tokenizer, messages[:index], add_generation_prompt=True)
         answered = text if index == len(messages) - 1 else _apply(tokenizer, messages[: index + 1])
         if not (text.startswith(answered) and answered.startswith(prompt)):
-            raise DataError(
-                "template_not_prefix_stable",
-                "The model's chat template renders earlier turns differently once later ones follow, "
-                "so the tokens of the answers cannot be told apart.",
-                remedy="Set chat_template='plain', or split conversations into rows with one answer each.",
-            )
-        # A template's line break after the stop token is never generated, so it is not learned either.
-        spans.append((len(prompt), len(answered.rstrip("\n"))))
-    return text, spans
+            return [_render_last_answer(tokenizer, messages[: index + 1]) for index in answers]
+        spans.append(_get_span(prompt, answered))
+    return [RenderedText(text, spans)]
+
+
+def _render_last_answer(tokenizer: Any, messages: list[Message]) -> RenderedText:
+    prompt = _apply(tokenizer, messages[:-1], add_generation_prompt=True)
+    text = _apply(tokenizer, messages)
+    if not text.startswith(prompt):
+        raise DataError(
+            "template_not_prefix_stable",
+            "The model's chat template renders a prompt differently once its answer follows, "
+            "so the tokens of the answer cannot be told apart.",
+            remedy="Set chat_template='plain'.",
+        )
+    return RenderedText(text, [_get_span(prompt, text)])
+
+
+def _get_span(prompt: str, answered: str) -> Span:
+    # A template's white space after the stop token is never generated, so it is not learned either.
+    return len(prompt), len(answered.rstrip())
 
 
 def _apply(tokenizer: Any, messages: list[Message], *, add_generation_prompt: bool = False) -> str:
@@ -102,27 +136,49 @@ def _apply(tokenizer: Any, messages: list[Message], *, add_generation_prompt: bo
     return text
 
 
-def tokenize(tokenizer: Any, texts: Sequence[str], spans: Sequence[list[Span]]) -> list[tuple[list[int], list[int]]]:
-    """Token ids and a 0/1 mask of the tokens that begin inside a span, for each text.
+def tokenize(tokenizer: Any, texts: Sequence[RenderedText]) -> list[TokenizedText]:
+    """Special tokens stand in the texts already, so none are added: no second beginning-of-sequence token."""
+    encoded = tokenizer(
+        [text.text for text in texts],
+        add_special_tokens=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
+    pairs = zip(encoded.encodings, texts, strict=True)
+    return [TokenizedText(np.array(encoding.ids, np.int32), _mask_spans(encoding, text)) for encoding, text in pairs]
 
-    Special tokens stand in the text already, so none are added: no second beginning-of-sequence token.
-    """
-    encoded = tokenizer(list(texts), add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    masks = [_mask_spans(*pair) for pair in zip(encoded["offset_mapping"], spans, strict=True)]
-    return list(zip(encoded["input_ids"], masks, strict=True))
 
-
-def _mask_spans(offsets: list[Span], spans: list[Span]) -> list[int]:
+def _mask_spans(encoding: Any, text: RenderedText) -> npt.NDArray[np.uint8]:
     """A token counts where its first character lies inside a span.
 
     A token that straddles the border belongs to the prompt: at inference the prompt stands before the answer begins.
     """
-    mask = [0] * len(offsets)
-    token = 0
-    for start, end in spans:
-        while token < len(offsets) and offsets[token][0] < start:
-            token += 1
-        while token < len(offsets) and offsets[token][0] < end:
-            mask[token] = 1
-            token += 1
+    mask = np.zeros(len(encoding), dtype=np.uint8)
+    for start, end in text.spans:
+        mask[_find_token(encoding, start, len(text.text)) : _find_token(encoding, end, len(text.text))] = 1
     return mask
+
+
+def _find_token(encoding: Any, character: int, num_characters: int) -> int:
+    """The first token that begins at a character or behind it."""
+    for place in range(character, num_characters):  # a tokenizer may leave out a character, such as a space
+        token: int | None = encoding.char_to_token(place)
+        if token is not None:
+            return token if encoding.token_to_chars(token)[0] >= character else token + 1
+    return len(encoding)
+
+
+def list_stop_tokens(tokenizer: Any) -> set[int]:
+    """Tokens that can end an answer: the end-of-sequence token, and all that no plain text can spell."""
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    return special if tokenizer.eos_token_id is None else special | {tokenizer.eos_token_id}
+
+
+def count_stopped_answers(texts: Sequence[TokenizedText], stop_tokens: set[int]) -> int:
+    """How many of the answers end with a stop token that is trained."""
+    count = 0
+    for text in texts:
+        ends = np.flatnonzero(np.diff(text.mask, append=np.uint8(0)) == 255)  # uint8: from 1 to 0
+        count += int(np.isin(text.tokens[ends], list(stop_tokens)).sum())
+    return count

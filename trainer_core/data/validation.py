@@ -1,17 +1,18 @@
-"""Validation of an uploaded JSONL file: one pass, flat memory, findings by line. Torch-free."""
+"""Validation of an uploaded file: one pass, flat memory, findings by line. Torch-free."""
 
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from trainer_core.data.formats import Message, RowError, iter_lines, parse_row
+from trainer_core.data.files import iter_rows
+from trainer_core.data.formats import Message, RowError
 
 
 class Finding(BaseModel):
     """What is wrong with one line; the text never repeats what the row says."""
 
     line: int
-    """1-based; 0 stands for the whole file."""
+    """1-based; in Parquet the row's number; 0 stands for the whole file."""
     code: str
     message: str
     field: str | None = None
@@ -55,19 +56,18 @@ class ValidationReport(BaseModel):
         return self.num_findings == 0
 
 
-def validate_jsonl(path: Path | str, max_findings: int = 100) -> ValidationReport:
-    """Check every row of a file. Blank lines are no rows."""
+def validate_file(path: Path, max_findings: int = 100) -> ValidationReport:
+    """Check every row of a file. Blank lines are no rows. Raises OSError where the disk fails."""
     report = ValidationReport()
-    with Path(path).open("rb") as file:
-        for number, line in iter_lines(file):
-            report.rows += 1
-            try:
-                report.statistics.add(parse_row(line))
-                report.valid_rows += 1
-            except RowError as error:
-                finding = Finding(line=number, code=error.code, message=error.message, field=error.field)
-                _add_finding(report, finding, max_findings)
-    if report.rows == 0:
+    for place, row in iter_rows(path):
+        report.rows += place > 0
+        if isinstance(row, RowError):
+            finding = Finding(line=place, code=row.code, message=row.message, field=row.field)
+            _add_finding(report, finding, max_findings)
+        else:
+            report.statistics.add(row)
+            report.valid_rows += 1
+    if report.rows == 0 and report.ok:
         _add_finding(report, Finding(line=0, code="no_rows", message="The file holds no rows."), max_findings)
     return report
 

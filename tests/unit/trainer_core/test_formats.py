@@ -1,17 +1,13 @@
-"""Rows of every format become the same conversations, and bad rows say why without repeating themselves."""
+"""Records of every format become the same conversations, and bad ones say why without repeating themselves."""
 
-import io
-import json
+from typing import Any
 
 import pytest
 
-from trainer_core.data.formats import MAX_ROW_BYTES, RowError, iter_lines, parse_row
+from trainer_core.data.formats import RowError, is_trained, parse_record
 
-QUESTION_AND_ANSWER = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
-
-
-def as_line(record: object) -> bytes:
-    return json.dumps(record).encode()
+QUESTION, ANSWER = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
+SYSTEM = {"role": "system", "content": "S"}
 
 
 @pytest.mark.parametrize(
@@ -20,66 +16,85 @@ def as_line(record: object) -> bytes:
         {"instruction": "Q", "response": "A", "topic": "ignored"},
         {"instruction": "Q", "input": "", "output": "A"},
         {"instruction": "Q", "output": "A"},
+        {"instruction": "Q", "output": "A", "response": None, "messages": None},
         {"prompt": "Q", "completion": "A"},
-        {"messages": QUESTION_AND_ANSWER},
+        {"messages": [QUESTION, ANSWER]},
+        {"messages": [QUESTION, {**ANSWER, "weight": 1, "name": "N", "tool_calls": None, "refusal": None}]},
+        {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+        {"conversations": [{"from": "user", "value": "Q"}, {"from": "assistant", "value": "A"}], "system": ""},
+        {"conversations": [QUESTION, ANSWER]},
     ],
 )
 def test_every_format_of_one_question_gives_the_same_conversation(record: dict[str, object]) -> None:
-    assert parse_row(as_line(record)) == QUESTION_AND_ANSWER
+    assert parse_record(record) == [QUESTION, ANSWER]
 
 
 def test_alpaca_input_follows_the_instruction() -> None:
-    row = parse_row(as_line({"instruction": "Summarise.", "input": "A text.", "output": "A"}))
-    assert row[0]["content"] == "Summarise.\n\nA text."
+    [question, _] = parse_record({"instruction": "Summarise.", "input": "A text.", "output": "A"})
+    assert question["content"] == "Summarise.\n\nA text."
 
 
 def test_a_conversation_keeps_its_system_message_and_all_turns() -> None:
-    messages = [{"role": "system", "content": "S"}, *QUESTION_AND_ANSWER, *QUESTION_AND_ANSWER]
-    assert parse_row(as_line({"messages": messages})) == messages
+    messages = [SYSTEM, QUESTION, ANSWER, QUESTION, ANSWER]
+    assert parse_record({"messages": messages}) == messages
+
+
+def test_a_developers_message_is_the_systems() -> None:
+    assert parse_record({"messages": [{"role": "developer", "content": "S"}, QUESTION, ANSWER]})[0] == SYSTEM
+
+
+def test_sharegpts_system_prompt_stands_in_the_conversation_or_beside_it() -> None:
+    turns = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
+    inside = {"conversations": [{"from": "system", "value": "S"}, *turns]}
+    beside = {"conversations": turns, "system": "S"}
+    assert parse_record(inside) == parse_record(beside) == [SYSTEM, QUESTION, ANSWER]
+    assert parse_record({**inside, "system": "another"}) == [SYSTEM, QUESTION, ANSWER]
+
+
+def test_an_answer_of_weight_zero_is_there_and_not_trained() -> None:
+    messages = parse_record({"messages": [QUESTION, {**ANSWER, "weight": 0}, {**QUESTION, "weight": 0}, ANSWER]})
+    assert [is_trained(message) for message in messages] == [False, False, False, True]
+    assert messages[2] == QUESTION
 
 
 @pytest.mark.parametrize(
-    ("line", "code", "field"),
+    ("record", "code", "field"),
     [
-        (b"{", "invalid_json", None),
-        (b"[" * 100_000, "invalid_json", None),
-        (b'{"instruction": "\xff", "response": "A"}', "not_utf8", None),
-        (b'{"instruction": "Q", "response": "\\ud800"}', "not_utf8", "response"),
-        (b"[1]", "not_an_object", None),
-        (b'{"text": "T"}', "unknown_format", None),
-        (b'{"response": "A"}', "missing_instruction", "instruction"),
-        (b'{"instruction": " ", "response": "A"}', "missing_instruction", "instruction"),
-        (b'{"instruction": "Q"}', "missing_response", "response"),
-        (b'{"instruction": "Q", "response": null}', "missing_response", "response"),
-        (b'{"instruction": "Q", "response": "  "}', "empty_response", "response"),
-        (b'{"instruction": "Q", "response": 5}', "wrong_type", "response"),
-        (b'{"instruction": "Q", "input": 5, "output": "A"}', "wrong_type", "input"),
-        (b'{"prompt": "Q"}', "missing_response", "completion"),
-        (b'{"messages": "M"}', "wrong_type", "messages"),
-        (b'{"messages": ["M"]}', "wrong_type", "messages[0]"),
-        (b'{"messages": [{"role": "user", "content": "Q"}]}', "no_assistant_turn", "messages"),
-        (b'{"messages": [{"role": "tool", "content": "T"}]}', "unknown_role", "messages[0].role"),
-        (b'{"messages": [{"role": "assistant", "content": ""}]}', "empty_response", "messages[0].content"),
-        (None, "row_too_large", None),
+        ({"text": "T"}, "unknown_format", None),
+        ({"response": None}, "unknown_format", None),
+        ({"response": "A"}, "missing_instruction", "instruction"),
+        ({"instruction": " ", "response": "A"}, "missing_instruction", "instruction"),
+        ({"instruction": "Q"}, "missing_response", "response"),
+        ({"instruction": "Q", "response": None}, "missing_response", "response"),
+        ({"instruction": "Q", "response": "  "}, "empty_response", "response"),
+        ({"instruction": "Q", "response": 5}, "wrong_type", "response"),
+        ({"instruction": "Q", "response": "\ud800"}, "not_utf8", "response"),
+        ({"instruction": "Q", "input": 5, "output": "A"}, "wrong_type", "input"),
+        ({"prompt": "Q"}, "missing_response", "completion"),
+        ({"messages": "M"}, "wrong_type", "messages"),
+        ({"messages": []}, "no_assistant_turn", "messages"),
+        ({"messages": ["M"]}, "wrong_type", "messages[0]"),
+        ({"messages": [QUESTION]}, "no_assistant_turn", "messages"),
+        ({"messages": [QUESTION, {**ANSWER, "weight": 0}]}, "no_assistant_turn", "messages"),
+        ({"messages": [QUESTION, {**ANSWER, "weight": 2}]}, "wrong_weight", "messages[1].weight"),
+        ({"messages": [{"role": "tool", "content": "T"}]}, "unknown_role", "messages[0].role"),
+        ({"messages": [{"role": ["user"], "content": "T"}]}, "unknown_role", "messages[0].role"),
+        ({"messages": [{"role": "human", "content": "T"}]}, "unknown_role", "messages[0].role"),
+        ({"messages": [{"role": "user", "content": None}]}, "wrong_type", "messages[0].content"),
+        ({"messages": [{"role": "assistant", "content": ""}]}, "empty_response", "messages[0].content"),
+        (
+            {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]},
+            "tool_calls_not_supported",
+            "messages[0]",
+        ),
+        ({"conversations": {"from": "gpt"}}, "wrong_type", "conversations"),
+        ({"conversations": [], "system": "S"}, "no_assistant_turn", "conversations"),
+        ({"conversations": [{"from": "bot", "value": "A"}]}, "unknown_role", "conversations[0].from"),
+        ({"conversations": [{"from": "gpt", "value": " "}]}, "empty_response", "conversations[0].value"),
+        ({"conversations": [{"from": "gpt", "value": "A"}], "system": 5}, "wrong_type", "system"),
     ],
 )
-def test_a_bad_row_is_named_by_code_and_field(line: bytes | None, code: str, field: str | None) -> None:
+def test_a_bad_row_is_named_by_code_and_field(record: dict[str, Any], code: str, field: str | None) -> None:
     with pytest.raises(RowError) as caught:
-        parse_row(line)
+        parse_record(record)
     assert (caught.value.code, caught.value.field) == (code, field)
-
-
-def test_lines_are_counted_as_an_editor_counts_them() -> None:
-    file = io.BytesIO(b'\xef\xbb\xbf{"a": 1}\n\n  \n{"b": 2}')
-    assert list(iter_lines(file)) == [(1, b'{"a": 1}\n'), (4, b'{"b": 2}')]
-
-
-def test_a_line_that_is_too_long_is_read_past() -> None:
-    fits, too_long = b"x" * MAX_ROW_BYTES + b"\n", b"x" * (MAX_ROW_BYTES + 1) + b"\n"
-    file = io.BytesIO(too_long + fits + too_long * 1 + b"end")
-    assert [(number, line and len(line)) for number, line in iter_lines(file)] == [
-        (1, None),
-        (2, MAX_ROW_BYTES + 1),
-        (3, None),
-        (4, 3),
-    ]

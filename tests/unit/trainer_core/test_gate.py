@@ -1,6 +1,7 @@
 """The gate lets nothing pass but LoRA matrices and small text files."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -9,14 +10,14 @@ from trainer_core.adapters.gate import check_adapter_folder
 from trainer_core.errors import VerificationError
 
 LAYER = "base_model.model.model.layers.0.mlp.up_proj"
-A, B = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight"
-CONFIG = {"peft_type": "LORA", "base_model_name_or_path": "base"}
+A, B, MAGNITUDE = f"{LAYER}.lora_A.weight", f"{LAYER}.lora_B.weight", f"{LAYER}.lora_magnitude_vector"
+CONFIG = {"peft_type": "LORA", "base_model_name_or_path": "base", "r": 2, "target_modules": ["up_proj"]}
 
 
 def build_safetensors(shapes: dict[str, list[int]], *, dtype: str = "F32", extra: bytes = b"") -> bytes:
     header, offset = {}, 0
     for name, shape in shapes.items():
-        size = 4 * shape[0] * shape[-1]
+        size = 4 * math.prod(shape)
         header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
         offset += size
     text = json.dumps(header).encode()
@@ -49,6 +50,13 @@ def test_a_lora_adapter_passes_with_its_shapes(adapter: Path) -> None:
         pytest.param(GOOD_WEIGHTS + b"hidden", id="something behind the tensors"),
         pytest.param(build_safetensors({A: [2, 8]}), id="half a pair"),
         pytest.param(build_safetensors({A: [2, 8], B: [6, 3]}), id="a pair that does not multiply"),
+        pytest.param(build_safetensors({A: [4, 8], B: [6, 4]}), id="another rank than the configuration's"),
+        pytest.param(build_safetensors({A: [2, 8], B: [6]}), id="a vector"),
+        pytest.param(build_safetensors({A: [2, 8], B: [6, 2], MAGNITUDE: [6]}), id="DoRA's vector without DoRA"),
+        pytest.param(
+            build_safetensors({A.replace("up", "down"): [2, 8], B.replace("up", "down"): [6, 2]}),
+            id="a module that the configuration does not name",
+        ),
         pytest.param(build_safetensors({A: [2, 8], B: [6, 2]}, dtype="I64"), id="integers"),
         pytest.param(build_safetensors({A: [0, 8], B: [6, 0]}), id="matrices of no values"),
         pytest.param(build_safetensors({A: [2, 8], B: [6, 2], f"{LAYER}.weight": [6, 8]}), id="a weight of the base"),
@@ -63,6 +71,30 @@ def test_other_weights_are_refused(adapter: Path, weights: bytes) -> None:
     with pytest.raises(VerificationError, match=r"adapter_model|lora_") as caught:
         check_adapter_folder(adapter, base_model="base")
     assert caught.value.code == "artifact_invalid"
+
+
+def test_dora_has_a_magnitude_for_each_output(adapter: Path) -> None:
+    shapes = {A: [2, 8], B: [6, 2], MAGNITUDE: [6]}
+    (adapter / "adapter_config.json").write_text(json.dumps(CONFIG | {"use_dora": True}))
+    (adapter / "adapter_model.safetensors").write_bytes(build_safetensors(shapes))
+
+    assert check_adapter_folder(adapter, base_model="base") == shapes
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        pytest.param({A: [2, 8], B: [6, 2]}, id="none"),
+        pytest.param({A: [2, 8], B: [6, 2], MAGNITUDE: [8]}, id="of the inputs"),
+        pytest.param({A: [2, 8], B: [6, 2], MAGNITUDE: [6, 8]}, id="a matrix"),
+    ],
+)
+def test_dora_with_other_magnitudes_is_refused(adapter: Path, shapes: dict[str, list[int]]) -> None:
+    (adapter / "adapter_config.json").write_text(json.dumps(CONFIG | {"use_dora": True}))
+    (adapter / "adapter_model.safetensors").write_bytes(build_safetensors(shapes))
+
+    with pytest.raises(VerificationError, match="lora_magnitude_vector"):
+        check_adapter_folder(adapter, base_model="base")
 
 
 @pytest.mark.parametrize("name", ["adapter_model.bin", "optimizer.pt", "rows.jsonl", "code.py", "more.safetensors"])
@@ -92,6 +124,15 @@ def test_a_huge_file_under_an_innocent_name_is_refused(adapter: Path) -> None:
         {"peft_type": "IA3"},
         {"auto_mapping": {"parent_library": "os", "base_model_class": "system"}},
         {"modules_to_save": ["lm_head"]},
+        {"trainable_token_indices": [5]},
+        {"bias": "all"},
+        {"lora_bias": True},
+        {"rank_pattern": {"up_proj": 4}},
+        {"alpha_pattern": {"up_proj": 4}},
+        {"r": None},
+        {"r": "2"},
+        {"target_modules": None},
+        {"target_modules": ".*"},
     ],
 )
 def test_another_kind_of_adapter_is_refused(adapter: Path, change: dict[str, object]) -> None:

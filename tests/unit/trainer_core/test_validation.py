@@ -1,9 +1,10 @@
 """The report on an uploaded file."""
 
+import gzip
 import tracemalloc
 from pathlib import Path
 
-from trainer_core.data.validation import validate_jsonl
+from trainer_core.data.validation import validate_file
 
 GOOD = b'{"instruction": "Q?", "response": "Answer"}\n'
 
@@ -15,14 +16,14 @@ def write(tmp_path: Path, content: bytes) -> Path:
 
 
 def test_a_good_file_has_no_findings_and_counts_its_characters(tmp_path: Path) -> None:
-    report = validate_jsonl(write(tmp_path, GOOD * 3))
+    report = validate_file(write(tmp_path, GOOD * 3))
     assert report.ok
     assert (report.rows, report.valid_rows, report.num_findings, report.truncated) == (3, 3, 0, False)
     assert (report.statistics.characters, report.statistics.response_characters) == (24, 18)
 
 
 def test_findings_name_the_line_and_the_field(tmp_path: Path) -> None:
-    report = validate_jsonl(write(tmp_path, GOOD + b"\n" + b'{"instruction": "Q?"}\n' + GOOD))
+    report = validate_file(write(tmp_path, GOOD + b"\n" + b'{"instruction": "Q?"}\n' + GOOD))
     assert (report.rows, report.valid_rows) == (3, 2)
     [finding] = report.findings
     assert (finding.line, finding.code, finding.field) == (3, "missing_response", "response")
@@ -36,27 +37,39 @@ def test_no_finding_repeats_what_a_row_says(tmp_path: Path) -> None:
         b'{"' + secret + b'": 1}',
         b'{"messages": "' + secret + b'"}',
     ]
-    report = validate_jsonl(write(tmp_path, b"\n".join(lines)))
+    report = validate_file(write(tmp_path, b"\n".join(lines)))
     assert report.num_findings == len(lines)
     assert secret.decode() not in report.model_dump_json()
 
 
 def test_findings_beyond_the_limit_are_counted_only(tmp_path: Path) -> None:
-    report = validate_jsonl(write(tmp_path, b"x\n" * 10), max_findings=4)
+    report = validate_file(write(tmp_path, b"{\n" * 10), max_findings=4)
     assert (len(report.findings), report.num_findings, report.truncated) == (4, 10, True)
 
 
 def test_an_empty_file_holds_no_rows(tmp_path: Path) -> None:
-    report = validate_jsonl(write(tmp_path, b"\n \n"))
+    report = validate_file(write(tmp_path, b"\n \n"))
     assert [finding.code for finding in report.findings] == ["no_rows"]
     assert not report.ok
 
 
+def test_a_damaged_file_is_one_finding(tmp_path: Path) -> None:
+    report = validate_file(write(tmp_path, gzip.compress(GOOD * 3)[:-1]))
+    assert not report.ok
+    assert [(finding.line, finding.code) for finding in report.findings] == [(0, "file_damaged")]
+
+
+def test_the_statistics_are_the_same_for_every_kind_of_file(tmp_path: Path) -> None:
+    table = b"instruction,response\n" + b"Q?,Answer\n" * 3
+    reports = [validate_file(write(tmp_path, content)) for content in (GOOD * 3, gzip.compress(GOOD * 3), table)]
+    assert reports[0] == reports[1] == reports[2]
+
+
 def test_memory_does_not_grow_with_one_endless_line(tmp_path: Path) -> None:
-    path = write(tmp_path, b"x" * 50_000_000)
+    path = write(tmp_path, b"{" * 50_000_000)
     tracemalloc.start()
     try:
-        report = validate_jsonl(path)
+        report = validate_file(path)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
