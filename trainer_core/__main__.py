@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -35,7 +36,8 @@ def main() -> int:
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     if arguments.command == "demo-model":
         if not arguments.data.is_file():
-            parser.error(f"{arguments.data} does not exist; name a JSONL file with --data")
+            parser.error(f"{arguments.data} does not exist; name a file of rows with --data")
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
         from trainer_core.demo_model import build_demo_model  # torch and transformers
 
         build_demo_model(arguments.folder, data=arguments.data, seed=arguments.seed)
@@ -78,13 +80,18 @@ def _run(arguments: argparse.Namespace) -> int:
     if not run_dir.spec.is_file():
         sys.stderr.write(f"{run_dir.spec} does not exist\n")
         return 2
-    with contextlib.closing(Reporter(run_dir.events)) as reporter:
+    events = Path(os.devnull) if getattr(arguments, "node_rank", 0) > 0 else run_dir.events
+    with contextlib.closing(Reporter(events)) as reporter:
         try:
+            # DeepSpeed would look for a GPU itself, and take one that the run did not ask for.
+            os.environ.setdefault("DS_ACCELERATOR", "cuda" if run_dir.load_spec().gpus else "cpu")
             _COMMANDS[command](run_dir, reporter, arguments)
         except Exception as exception:  # the process's edge: everything becomes one event
             if not isinstance(exception, TrainerError):
                 traceback.print_exc()
             return _report_end(run_dir, reporter, command, describe(exception))
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # there is nothing left to stop
     return 0
 
 
@@ -93,7 +100,8 @@ def _report_end(run_dir: RunDir, reporter: Reporter, command: str, error: Traine
     event = ErrorEvent(code=error.code, message=error.message, remedy=error.remedy, details=error.details)
     if command == "rank":
         write_rank_error(run_dir, event)
-    elif isinstance(error, TrainingStopped):
+        return 0 if isinstance(error, TrainingStopped) else 1
+    if isinstance(error, TrainingStopped):
         reporter.report(PhaseEvent(phase="stopped", message=error.message))
     elif command != "merge":  # which is no part of the run's story
         reporter.report(event)

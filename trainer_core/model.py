@@ -72,8 +72,13 @@ def check_vocabulary(model: Any, tokenizer: Any) -> None:
         )
 
 
-def add_lora(model: Any, training: TrainingConfig, *, recompute: bool, float32_adapter: bool) -> PeftModel:
-    """`recompute`: activations in the backward pass. Raises ConfigurationError when target modules match nothing."""
+def add_lora(
+    model: Any, training: TrainingConfig, *, recompute: bool, float32_adapter: bool, revision: str | None = None
+) -> PeftModel:
+    """`recompute`: activations in the backward pass; `revision`: the base's, which the adapter names.
+
+    Raises ConfigurationError when target modules match nothing.
+    """
     lora = training.lora
     if lora.target_modules != "all-linear":
         _check_target_modules(model, lora.target_modules)
@@ -85,6 +90,7 @@ def add_lora(model: Any, training: TrainingConfig, *, recompute: bool, float32_a
         target_modules=lora.target_modules,
         use_rslora=lora.variant == "rslora",
         use_dora=lora.variant == "dora",
+        revision=revision,
     )
     if recompute:
         model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -86,7 +86,10 @@ def _build_training(settings: list[str], deepspeed: Path | None) -> TrainingConf
             content = _load_object(Path(setting))
             training |= content.get("training", content)
     if deepspeed is not None:
-        _set(training, ["deepspeed", "config"], _load_object(deepspeed))
+        config = _load_object(deepspeed)
+        _set(training, ["deepspeed", "config"], config)
+        if "cpu" in json.dumps(config.get("zero_optimization")):  # as an offload's device: nothing else has the value
+            training["deepspeed"].setdefault("offload", "cpu")
     return TrainingConfig.model_validate(training)
 
 

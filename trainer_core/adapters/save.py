@@ -3,7 +3,6 @@
 `base_model.json` beside them says which base it was trained on: {"id", "revision", "fingerprint"}.
 """
 
-import contextlib
 import copy
 import json
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import save_file
 from transformers.utils.hub import cached_file
 
 from trainer_core.adapters.fingerprint import compute_base_fingerprint
+from trainer_core.training_state import whole
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 BASE_FILE = "base_model.json"
@@ -27,20 +27,12 @@ def gather_adapter(model: PeftModel) -> dict[str, torch.Tensor]:
     weights are put together first.
     """
     trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    with _whole(list(trainable.values())):
+    with whole(list(trainable.values())):
         weights = {name: weight.detach().to("cpu", copy=True) for name, weight in trainable.items()}
     tensors: dict[str, torch.Tensor] = get_peft_model_state_dict(model, weights, save_embedding_layers=False)
     assert len(tensors) == len(trainable)
     assert all(tensor.numel() for tensor in tensors.values())
     return tensors
-
-
-def _whole(weights: list[torch.nn.Parameter]) -> contextlib.AbstractContextManager[Any]:
-    if not hasattr(weights[0], "ds_id"):
-        return contextlib.nullcontext()
-    import deepspeed  # only where ZeRO-3 cut the weights: its import takes seconds
-
-    return deepspeed.zero.GatheredParameters(weights)  # type: ignore[no-any-return]
 
 
 def write_adapter(
