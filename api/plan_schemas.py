@@ -5,8 +5,8 @@ from typing import Literal
 from api.schemas import ReadModel
 from jobs.planning import JobPlan
 from jobs.spec import JobSpec
-from trainer_core.memory import MemoryPrediction
-from trainer_core.plan import Plan
+from trainer_core.planning.memory import MemoryPrediction
+from trainer_core.planning.plan import Plan
 
 
 class PlanWarning(ReadModel):

@@ -31,12 +31,12 @@ from bench.report import write_result
 from trainer_core.config import TrainingConfig
 from trainer_core.data.batches import Batch, Row, build_batch
 from trainer_core.demo_model import build_demo_model
-from trainer_core.hardware import Hardware
 from trainer_core.loss import choose_layout, compute_sequence_nll
 from trainer_core.model import add_lora, load_base_model
-from trainer_core.model_facts import load_model_facts
 from trainer_core.optimizer import build_optimizer
-from trainer_core.plan import Plan, plan_training
+from trainer_core.planning.hardware import Hardware
+from trainer_core.planning.model_facts import load_model_facts
+from trainer_core.planning.plan import Plan, plan_training
 from trainer_core.run_dir import ModelSource
 from trainer_core.throughput import compute_mfu
 

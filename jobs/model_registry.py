@@ -9,8 +9,8 @@ from jobs.errors import InvalidRequest
 from jobs.settings import Settings
 from trainer_core.config import ConfigModel
 from trainer_core.errors import ModelError
-from trainer_core.model_facts import check_tokenizer, load_model_facts
 from trainer_core.model_files import ModelProblem, check_model_folder
+from trainer_core.planning.model_facts import check_tokenizer, load_model_facts
 from trainer_core.run_dir import ModelSource
 
 

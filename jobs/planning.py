@@ -10,9 +10,9 @@ from sqlalchemy import Row
 from jobs.errors import InvalidRequest
 from jobs.spec import JobSpec
 from trainer_core.errors import ModelError, TrainerError
-from trainer_core.hardware import Hardware
-from trainer_core.model_facts import ModelFacts, load_model_facts
-from trainer_core.plan import Plan, Workload, plan_training
+from trainer_core.planning.hardware import Hardware
+from trainer_core.planning.model_facts import ModelFacts, load_model_facts
+from trainer_core.planning.plan import Plan, Workload, plan_training
 from trainer_core.run_dir import ModelSource
 
 _CHARACTERS_PER_TOKEN = 4

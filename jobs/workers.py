@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from jobs.models import Worker
 from jobs.task_queue import Queue
-from trainer_core.hardware import Hardware
+from trainer_core.planning.hardware import Hardware
 
 
 @dataclass(frozen=True)

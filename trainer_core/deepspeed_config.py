@@ -5,8 +5,8 @@ from typing import Any
 from accelerate.utils import DeepSpeedPlugin
 
 from trainer_core.config import TrainingConfig
-from trainer_core.deepspeed_json import merge_deepspeed_json
-from trainer_core.plan import Plan
+from trainer_core.planning.deepspeed_json import merge_deepspeed_json
+from trainer_core.planning.plan import Plan
 from trainer_core.run_dir import RunSpec
 
 

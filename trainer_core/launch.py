@@ -21,9 +21,9 @@ import numpy as np
 
 from trainer_core.data.packing import Arrangement
 from trainer_core.errors import TrainerError, TrainingStopped, describe
-from trainer_core.hardware import read_hardware
-from trainer_core.model_facts import load_model_facts
-from trainer_core.plan import Plan, Workload, plan_training
+from trainer_core.planning.hardware import read_hardware
+from trainer_core.planning.model_facts import load_model_facts
+from trainer_core.planning.plan import Plan, Workload, plan_training
 from trainer_core.recovery import revise_plan
 from trainer_core.reporting import ErrorEvent, NoticeEvent, PhaseEvent, Reporter
 from trainer_core.run_dir import RunDir, RunSpec

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 
 from trainer_core.config import TrainingConfig
-from trainer_core.plan import Plan, PlanChange
+from trainer_core.planning.plan import Plan, PlanChange
 
 MAX_CHANGES = 8
 """Enough to halve 128 sequences to one and to recompute; more would mean that something else is wrong."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import Field
 
 from trainer_core.config import ConfigModel, TrainingConfig
-from trainer_core.plan import Plan
+from trainer_core.planning.plan import Plan
 
 
 class ModelSource(ConfigModel):

@@ -37,9 +37,9 @@ from trainer_core.deepspeed_config import build_deepspeed_plugin, connect_deepsp
 from trainer_core.errors import ConfigurationError, TrainerError, TrainingStopped, is_out_of_memory
 from trainer_core.loss import choose_layout, compute_sequence_nll
 from trainer_core.model import add_lora, check_vocabulary, load_base_model, set_evaluation_mode
-from trainer_core.model_facts import load_model_facts
 from trainer_core.optimizer import build_optimizer, set_learning_rate
-from trainer_core.plan import Plan
+from trainer_core.planning.model_facts import load_model_facts
+from trainer_core.planning.plan import Plan
 from trainer_core.recovery import NUM_RECENT_LOSSES, halve_micro_batch, is_spike
 from trainer_core.reporting import CheckpointEvent, MetricsEvent, NoticeEvent, PhaseEvent, Reporter
 from trainer_core.run_dir import RunDir, RunSpec

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jobs.settings import Settings
-from trainer_core.hardware import Hardware, read_hardware
+from trainer_core.planning.hardware import Hardware, read_hardware
 
 _NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 

@@ -28,7 +28,7 @@ from jobs.task_queue import Queue
 from jobs.workers import WorkerDescription, show_presence
 from tests.factories import create_model_folder, wait_until, write_rows, write_weights
 from tests.unit.trainer_core.shapes import LLAMA_31_8B, list_llama_shapes
-from trainer_core.hardware import Hardware
+from trainer_core.planning.hardware import Hardware
 
 GIB = 2**30
 

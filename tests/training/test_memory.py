@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from tests.unit.trainer_core.shapes import build_llama_facts
 from trainer_core.config import TrainingConfig
 from trainer_core.fused_lora import fuse_lora
-from trainer_core.memory import Engine, predict_memory
+from trainer_core.planning.memory import Engine, predict_memory
 
 TOKENS = 128
 SHAPE: dict[str, Any] = {

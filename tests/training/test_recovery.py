@@ -6,7 +6,7 @@ import pytest
 
 from tests.training.conftest import CreateRun, TrainedRun, list_notices, read_events, read_steps, run_trainer
 from trainer_core.config import TrainingConfig
-from trainer_core.plan import Plan
+from trainer_core.planning.plan import Plan
 from trainer_core.recovery import MAX_CHANGES, is_spike, revise_plan
 from trainer_core.reporting import ErrorEvent, NoticeEvent
 from trainer_core.run_dir import RunDir

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer_core.config import TrainingConfig
-from trainer_core.plan import Plan, count_sequences_to_train
+from trainer_core.planning.plan import Plan, count_sequences_to_train
 
 IntArray = npt.NDArray[np.int64]
 

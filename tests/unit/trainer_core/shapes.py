@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from trainer_core.model_facts import ModelFacts, build_model_facts
 from trainer_core.model_files import Shapes
+from trainer_core.planning.model_facts import ModelFacts, build_model_facts
 
 LLAMA_2_7B = {
     "hidden_size": 4096,

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from trainer_core.compatibility import CHAT_TEMPLATES, find_conflicts
 from trainer_core.config import TrainingConfig
 from trainer_core.data.templates import BUILT_IN_TEMPLATES
-from trainer_core.deepspeed_json import Conflict, merge_deepspeed_json
-from trainer_core.matrix import ENGINES, ROWS, find_code, iter_trainings
+from trainer_core.planning.compatibility import CHAT_TEMPLATES, find_conflicts
+from trainer_core.planning.deepspeed_json import Conflict, merge_deepspeed_json
+from trainer_core.planning.matrix import ENGINES, ROWS, find_code, iter_trainings
 
 
 def find(num_processes: int = 1, **settings: Any) -> list[Conflict]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer_core.hardware import parse_gpus, read_gpus, read_hardware
+from trainer_core.planning.hardware import parse_gpus, read_gpus, read_hardware
 
 
 def install_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:

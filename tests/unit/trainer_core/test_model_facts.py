@@ -10,7 +10,7 @@ from tests.factories import create_model_folder, write_weights
 from tests.unit.trainer_core.shapes import LLAMA_2_7B, LLAMA_31_8B, LLAMA_31_70B, build_llama_facts, list_llama_shapes
 from trainer_core.config import LoraConfig, TrainingConfig
 from trainer_core.errors import ConfigurationError, ModelError
-from trainer_core.model_facts import build_model_facts, check_model_facts, load_model_facts
+from trainer_core.planning.model_facts import build_model_facts, check_model_facts, load_model_facts
 
 
 @pytest.mark.parametrize(

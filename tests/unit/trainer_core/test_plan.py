@@ -7,9 +7,9 @@ import pytest
 from tests.unit.trainer_core.shapes import LLAMA_2_7B, LLAMA_31_8B, LLAMA_31_70B, build_llama_facts
 from trainer_core.config import TrainingConfig
 from trainer_core.errors import ConfigurationError
-from trainer_core.hardware import Hardware
-from trainer_core.memory import Engine, predict_memory
-from trainer_core.plan import Plan, Workload, plan_training
+from trainer_core.planning.hardware import Hardware
+from trainer_core.planning.memory import Engine, predict_memory
+from trainer_core.planning.plan import Plan, Workload, plan_training
 
 GIB = 2**30
 MODEL_7B, MODEL_8B, MODEL_70B = (build_llama_facts(config) for config in (LLAMA_2_7B, LLAMA_31_8B, LLAMA_31_70B))

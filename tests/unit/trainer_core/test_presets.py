@@ -8,11 +8,11 @@ import pytest
 
 from jobs.spec import JobSpec
 from tests.unit.trainer_core.shapes import LLAMA_2_7B, LLAMA_31_8B, LLAMA_31_70B, build_llama_facts
-from trainer_core.compatibility import find_conflicts
-from trainer_core.deepspeed_json import Conflict
-from trainer_core.hardware import Hardware
-from trainer_core.model_facts import ModelFacts
-from trainer_core.plan import Plan, plan_training
+from trainer_core.planning.compatibility import find_conflicts
+from trainer_core.planning.deepspeed_json import Conflict
+from trainer_core.planning.hardware import Hardware
+from trainer_core.planning.model_facts import ModelFacts
+from trainer_core.planning.plan import Plan, plan_training
 
 PRESETS = Path(__file__).parents[3] / "examples" / "jobs"
 

@@ -11,14 +11,14 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from trainer_core.compatibility import find_conflicts
 from trainer_core.config import TrainingConfig
 from trainer_core.errors import ConfigurationError
-from trainer_core.fitting import Case, Choice, find_choice
-from trainer_core.hardware import Hardware
-from trainer_core.memory import MemoryPrediction, Offload, Stage, predict_disk
-from trainer_core.model_facts import ModelFacts, check_model_facts
-from trainer_core.refusal import build_refusal
+from trainer_core.planning.compatibility import find_conflicts
+from trainer_core.planning.fitting import Case, Choice, find_choice
+from trainer_core.planning.hardware import Hardware
+from trainer_core.planning.memory import MemoryPrediction, Offload, Stage, predict_disk
+from trainer_core.planning.model_facts import ModelFacts, check_model_facts
+from trainer_core.planning.refusal import build_refusal
 
 _UNKNOWN = Hardware()
 

@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from trainer_core.compatibility import find_conflicts
 from trainer_core.config import TrainingConfig
 from trainer_core.errors import ConfigurationError
-from trainer_core.fitting import Case, find_choice, iter_choices
+from trainer_core.planning.compatibility import find_conflicts
+from trainer_core.planning.fitting import Case, find_choice, iter_choices
 
 _SHORTEST_SUGGESTION = 256
 

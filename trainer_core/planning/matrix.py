@@ -1,7 +1,7 @@
 """Every combination of engine, quantisation, precision, offload and adapter: trains, or is refused with a code.
 
-`python -m trainer_core.matrix` prints the table of docs/training.md. Each cell asks `compatibility.find_conflicts`
-about all combinations that it stands for, and a test compares the page with the table.
+`python -m trainer_core.planning.matrix` prints the table of docs/training.md. Each cell asks
+`compatibility.find_conflicts` about all combinations that it stands for, and a test compares the page with the table.
 """
 
 import itertools
@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from trainer_core.compatibility import find_conflicts
 from trainer_core.config import TrainingConfig
+from trainer_core.planning.compatibility import find_conflicts
 
 ENGINES: dict[str, Any] = {"one process": "none", "DDP": "none", "ZeRO-1": 1, "ZeRO-2": 2, "ZeRO-3": 3}
 """Columns, with their deepspeed.stage."""

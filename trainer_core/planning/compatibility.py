@@ -1,11 +1,11 @@
 """Which settings go together. Torch-free, so that the API refuses what cannot train before anything is queued.
 
 `find_conflicts` is the one place that says so: the submission, the planner, the trainer and the table in
-docs/training.md (trainer_core.matrix) all ask it.
+docs/training.md (trainer_core.planning.matrix) all ask it.
 """
 
 from trainer_core.config import TrainingConfig
-from trainer_core.deepspeed_json import Conflict, find_json_conflicts, get_stage
+from trainer_core.planning.deepspeed_json import Conflict, find_json_conflicts, get_stage
 
 CHAT_TEMPLATES = ("alpaca", "plain")
 """Names of the built-in templates, whose texts are in trainer_core.data.templates."""

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from trainer_core.config import TrainingConfig
-from trainer_core.model_facts import ModelFacts
+from trainer_core.planning.model_facts import ModelFacts
 
 Stage = Literal[0, 1, 2, 3]
 Offload = Literal["none", "cpu"]

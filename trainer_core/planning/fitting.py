@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Iterator
 
 from trainer_core.config import TrainingConfig
-from trainer_core.deepspeed_json import get_stage
-from trainer_core.hardware import Hardware
-from trainer_core.memory import Engine, MemoryPrediction, Offload, Stage, predict_host_memory, predict_memory
-from trainer_core.model_facts import ModelFacts
+from trainer_core.planning.deepspeed_json import get_stage
+from trainer_core.planning.hardware import Hardware
+from trainer_core.planning.memory import Engine, MemoryPrediction, Offload, Stage, predict_host_memory, predict_memory
+from trainer_core.planning.model_facts import ModelFacts
 
 # What "auto" aims at: enough tokens for efficient matrix products, few enough for the activations to fit.
 _GPU_TOKENS_PER_PASS = 8192
