@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer_core.data.packing import Arrangement
-from trainer_core.errors import TrainerError, TrainingStopped, describe
+from trainer_core.errors import ConfigurationError, TrainerError, TrainingStopped, describe
 from trainer_core.planning.hardware import read_hardware
 from trainer_core.planning.model_facts import load_model_facts
 from trainer_core.planning.plan import Plan, Workload, plan_training
@@ -84,6 +84,13 @@ def prepare_and_plan(run_dir: RunDir, reporter: Reporter, *, num_hosts: int = 1)
 def _plan(run_dir: RunDir, spec: RunSpec, num_hosts: int) -> Plan:
     arrangement = Arrangement.load(run_dir.prepared, "train")
     lengths = arrangement.sum_rows(np.diff(np.load(run_dir.prepared / "offsets.npy")))
+    if spec.training.early_stopping is not None and len(Arrangement.load(run_dir.prepared, "validation")) == 0:
+        raise ConfigurationError(
+            "early_stopping_needs_validation",
+            "Early stopping looks at the validation loss, and there are no validation rows.",
+            remedy="Give validation a fraction or a file, or leave early_stopping out.",
+            field="early_stopping",
+        )
     folder = Path(spec.model.source)
     return plan_training(
         spec.training,

@@ -102,6 +102,14 @@ def test_the_classic_job_trains_once_its_conflicts_are_resolved(create_run: Crea
     assert sorted(config["target_modules"]) == ["k_proj", "o_proj", "q_proj", "v_proj"]
 
 
+def test_early_stopping_without_validation_rows_is_refused(create_run: CreateRun) -> None:
+    run_dir = create_run(validation={}, training={"early_stopping": {}})
+    assert run_trainer("train", run_dir).returncode == 1
+    error = read_events(run_dir)[-1]
+    assert isinstance(error, ErrorEvent)
+    assert (error.code, error.details["field"]) == ("early_stopping_needs_validation", "early_stopping")
+
+
 def test_a_folder_without_a_spec_is_wrong_usage(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "trainer_core", "train", str(tmp_path)], capture_output=True, text=True, check=False
