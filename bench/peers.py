@@ -37,7 +37,7 @@ from trainer_core.loss import choose_layout, compute_sequence_nll
 from trainer_core.reporting import Reporter
 from trainer_core.run_dir import ModelSource, RunDir, RunSpec
 
-HIDDEN_SIZE = 528  # 14.4 million weights
+SHAPE = {"hidden_size": 384, "num_layers": 8}  # 14.5 million weights, heads of 64 as larger models have them
 NUM_ROWS, NUM_HELD_OUT = 1000, 100
 RAW_PASSES = 8
 NAIVE_STEPS = 2  # of 8 rows padded to 2,048
@@ -56,7 +56,7 @@ def main() -> None:
 def set_up(home: str, data: str, length: str) -> dict[str, int]:
     """Model, rows to train on that all fit into a sequence, and rows held out."""
     rows = [json.loads(line) for line in Path(data).read_text(encoding="utf-8").splitlines()]
-    build_demo_model(Path(home, "model"), data=Path(data), hidden_size=HIDDEN_SIZE)
+    build_demo_model(Path(home, "model"), data=Path(data), **SHAPE)
     tokenizer = AutoTokenizer.from_pretrained(Path(home, "model"))
     np.random.default_rng(0).shuffle(rows)
     fitting = [row for row in rows if len(tokenizer.encode(to_text(tokenizer, row))) <= int(length)]

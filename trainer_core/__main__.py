@@ -80,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if not run_dir.spec.is_file():
         sys.stderr.write(f"{run_dir.spec} does not exist\n")
         return 2
-    events = Path(os.devnull) if getattr(arguments, "node_rank", 0) > 0 else run_dir.events
+    events = None if getattr(arguments, "node_rank", 0) > 0 else run_dir.events
     with contextlib.closing(Reporter(events)) as reporter:
         try:
             # DeepSpeed would look for a GPU itself, and take one that the run did not ask for.

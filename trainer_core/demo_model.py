@@ -30,11 +30,11 @@ nothing of use. Its tokenizer was trained on `{data}`.
 """
 
 
-def build_demo_model(folder: Path, *, data: Path, seed: int = 0, hidden_size: int = 192) -> None:
+def build_demo_model(folder: Path, *, data: Path, seed: int = 0, hidden_size: int = 192, num_layers: int = 4) -> None:
     """Write config, safetensors, tokenizer and chat template to a folder."""
     tokenizer = _build_tokenizer(data)
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(_build_config(tokenizer, hidden_size))
+    model = LlamaForCausalLM(_build_config(tokenizer, hidden_size, num_layers))
     # Through random layers an adapter can learn only from what it can tell apart: embeddings of unit scale carry the
     # token's identity past them, and a head of this scale lets it be certain of a token.
     torch.nn.init.normal_(model.model.embed_tokens.weight, std=1.0)
@@ -68,12 +68,12 @@ def _build_tokenizer(data: Path) -> PreTrainedTokenizerFast:
     return fast
 
 
-def _build_config(tokenizer: PreTrainedTokenizerFast, hidden_size: int) -> LlamaConfig:
+def _build_config(tokenizer: PreTrainedTokenizerFast, hidden_size: int, num_layers: int) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=_VOCABULARY_SIZE,
         hidden_size=hidden_size,
         intermediate_size=8 * hidden_size // 3,
-        num_hidden_layers=4,
+        num_hidden_layers=num_layers,
         num_attention_heads=6,
         num_key_value_heads=3,
         max_position_embeddings=2048,

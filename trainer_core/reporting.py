@@ -79,14 +79,19 @@ def parse_event(line: str | bytes) -> Event:
 
 
 class Reporter:
-    """Appends events; each is one write, so that a reader never sees half a line of two writers."""
+    """Appends events; each is one write, so that a reader never sees half a line of two writers.
 
-    def __init__(self, path: Path) -> None:
-        self._file: io.FileIO = path.open("ab", buffering=0)
+    Without a path it says nothing: a rank that is not the first.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._file: io.FileIO | None = None if path is None else path.open("ab", buffering=0)
 
     def report(self, event: Event) -> None:
-        self._file.write(event.model_dump_json().encode() + b"\n")
+        if self._file is not None:
+            self._file.write(event.model_dump_json().encode() + b"\n")
 
     def close(self) -> None:
-        os.fsync(self._file.fileno())
-        self._file.close()
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            self._file.close()

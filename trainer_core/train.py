@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import logging
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -115,7 +114,7 @@ def _set_up(run_dir: RunDir, stop: StopRequest) -> _Run:
     schedule = build_schedule(training, plan, len(sequences))
 
     accelerator = _build_accelerator(spec, plan)
-    reporter = Reporter(run_dir.events if accelerator.is_main_process else Path(os.devnull))
+    reporter = Reporter(run_dir.events if accelerator.is_main_process else None)
     set_seed(training.seed)  # the same on every rank: the adapter's first weights are drawn from it
     tokenizer = load_tokenizer(spec)
     adapter = _load_model(spec, plan, accelerator, tokenizer)

@@ -160,7 +160,7 @@ def _get_file_type(head: bytes) -> FileType:
     if file_type is None:
         raise InvalidRequest(
             "unsupported_file_type",
-            f"file: begins with neither a JSON object nor a header with known columns; send {ACCEPTED_FILES}",
+            f"the file begins with neither a JSON object nor a header with known columns; send {ACCEPTED_FILES}",
             param="file",
         )
     return file_type

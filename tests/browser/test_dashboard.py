@@ -422,7 +422,7 @@ def test_a_file_of_the_wrong_type_is_refused_at_the_file(page: Page, service: Se
     page.get_by_label("File").set_input_files(file)
     page.get_by_role("button", name="Upload").click()
 
-    expect(page.locator("#file-error")).to_contain_text("send JSONL, CSV")
+    expect(page.locator("#file-error")).to_contain_text("send JSONL or CSV")
 
 
 # --- Every page -------------------------------------------------------------------------------------------------

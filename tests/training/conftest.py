@@ -84,10 +84,11 @@ def run_trainer(command: str, run_dir: RunDir, **fault: Any) -> subprocess.Compl
 
 
 def run_many(run_dirs: list[RunDir], num_processes: int) -> None:
-    """Prepare and train runs, one after another in the same processes."""
+    """Prepare and train runs, one after another in the same processes; those with DeepSpeed come last."""
     for run_dir in run_dirs:
         with contextlib.closing(Reporter(run_dir.events)) as reporter:
             prepare_and_plan(run_dir, reporter)
+    run_dirs = sorted(run_dirs, key=lambda run_dir: run_dir.load_plan().uses_deepspeed)
     launcher = [sys.executable]
     if num_processes > 1:
         launcher += ["-m", "torch.distributed.run", "--nproc-per-node", str(num_processes)]

@@ -1,8 +1,8 @@
 """Several runs one after another in the same processes: the libraries' seconds of import are paid once.
 
 Arguments: folders of runs whose rows are prepared and whose plans are written. Run alone for runs of one process, by
-torchrun for runs of several; those without DeepSpeed must come first, accelerate cannot leave it again. The first that
-fails ends all, with its traceback.
+torchrun for runs of several; those without DeepSpeed must come first, since accelerate cannot leave it again. The first
+that fails ends all, with its traceback.
 """
 
 import gc

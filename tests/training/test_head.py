@@ -1,15 +1,15 @@
 """The head's loss is cross-entropy, in value and gradient, however it is cut into chunks."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from trainer_core.config import TrainingConfig
 from trainer_core.head import Question, asking, teach_head
-from trainer_core.model import add_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -76,7 +76,11 @@ def test_no_logits_are_kept_for_the_backward_pass() -> None:
     assert max(kept) == hidden.numel()
 
 
-def test_an_adapted_head_goes_on_giving_logits(demo_model: Path) -> None:
-    base = AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32).requires_grad_(False)
-    config = TrainingConfig.model_validate({"lora": {"target_modules": ["lm_head", "q_proj"]}})
-    assert not teach_head(add_lora(base, config, recompute=False, float32_adapter=True))
+@pytest.mark.parametrize("changes", ["adapted", "trained"])
+def test_a_head_that_learns_goes_on_giving_logits(demo_model: Path, changes: str) -> None:
+    model: Any = AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32).requires_grad_(False)
+    if changes == "adapted":
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", target_modules=["lm_head"]))
+    else:
+        model.lm_head.requires_grad_(True)
+    assert not teach_head(model)
