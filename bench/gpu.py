@@ -148,7 +148,7 @@ def measure_ours(setup: Setup, training: TrainingConfig) -> dict[str, float]:
     """Steps as trainer_core.train takes them on one device, by the plan that it would follow."""
     facts, plan = load_model_facts(setup.folder), plan_run(setup, training)
     model = load_base_model(ModelSource(id="model", source=str(setup.folder)), training, setup.device)
-    adapter = add_lora(model, training, recompute=plan.gradient_checkpointing, float32_adapter=True)
+    adapter = add_lora(model, training, revision=None, recompute=plan.gradient_checkpointing, float32_adapter=True)
     optimizer = build_optimizer(training, adapter)
     choose_layout(adapter, setup.device, packing=True)
     adapter.train()

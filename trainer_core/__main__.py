@@ -80,16 +80,22 @@ def _run(arguments: argparse.Namespace) -> int:
     if not run_dir.spec.is_file():
         sys.stderr.write(f"{run_dir.spec} does not exist\n")
         return 2
-    events = None if getattr(arguments, "node_rank", 0) > 0 else run_dir.events
-    with contextlib.closing(Reporter(events)) as reporter:
+    try:
+        reporter = Reporter(None if getattr(arguments, "node_rank", 0) > 0 else run_dir.events)
+    except OSError as exception:  # a folder that cannot be written
+        return _report_end(run_dir, Reporter(None), command, describe(exception))
+    with contextlib.closing(reporter):
         try:
             # DeepSpeed would look for a GPU itself, and take one that the run did not ask for.
             os.environ.setdefault("DS_ACCELERATOR", "cuda" if run_dir.load_spec().gpus else "cpu")
             _COMMANDS[command](run_dir, reporter, arguments)
         except Exception as exception:  # the process's edge: everything becomes one event
-            if not isinstance(exception, TrainerError):
+            error = describe(exception)
+            if error.code == "internal_error":
                 traceback.print_exc()
-            return _report_end(run_dir, reporter, command, describe(exception))
+            with contextlib.suppress(OSError):  # a full disk takes no event; stderr has heard it
+                return _report_end(run_dir, reporter, command, error)
+            return 1
         finally:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # there is nothing left to stop
     return 0

@@ -9,29 +9,36 @@ The data's position is the step itself: the schedule is a pure function of it.
 """
 
 import contextlib
-import dataclasses
 import hashlib
-import json
 import math
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import BaseModel, Field
 
 _MANIFEST = "manifest.json"
 
 
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-    """A complete folder, as its manifest describes it."""
+class _File(BaseModel):
+    sha256: str
+    bytes: int
 
-    path: Path
+
+class _Manifest(BaseModel):
     step: int
     run: str
     """Fingerprint of the run that wrote it."""
     metrics: dict[str, float]
-    files: dict[str, dict[str, Any]]
+    files: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], _File]
+
+
+class Checkpoint(_Manifest):
+    """A complete folder, as its manifest describes it."""
+
+    path: Path
 
     @property
     def eval_loss(self) -> float:
@@ -59,13 +66,11 @@ def write_folder(path: Path) -> Iterator[Path]:
 
 def write_manifest(folder: Path, *, run: str, step: int, metrics: dict[str, float]) -> int:
     """List the folder's files with their sha256 in manifest.json. Returns the bytes of all of them."""
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    entries: dict[str, dict[str, Any]] = {
-        str(file.relative_to(folder)): {"sha256": _hash_file(file), "bytes": file.stat().st_size} for file in files
-    }
-    content = {"run": run, "step": step, "metrics": metrics, "files": entries}
-    (folder / _MANIFEST).write_text(json.dumps(content, indent=1), encoding="utf-8")
-    return sum(entry["bytes"] for entry in entries.values())
+    files = sorted(file for file in folder.iterdir() if file.is_file())
+    entries = {file.name: _File(sha256=_hash_file(file), bytes=file.stat().st_size) for file in files}
+    manifest = _Manifest(run=run, step=step, metrics=metrics, files=entries)
+    (folder / _MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+    return sum(entry.bytes for entry in entries.values())
 
 
 def list_checkpoints(folder: Path) -> list[Checkpoint]:
@@ -80,7 +85,7 @@ def find_damage(checkpoint: Checkpoint) -> str | None:
         file = checkpoint.path / name
         if not file.is_file():
             return f"{name} is missing"
-        if file.stat().st_size != entry["bytes"] or _hash_file(file) != entry["sha256"]:
+        if file.stat().st_size != entry.bytes or _hash_file(file) != entry.sha256:
             return f"{name} is not what was written"
     return None
 
@@ -101,10 +106,10 @@ def remove_old_checkpoints(folder: Path, keep: int) -> None:
 
 def _read_manifest(path: Path) -> Checkpoint | None:
     try:
-        content = json.loads((path / _MANIFEST).read_bytes())
-        return Checkpoint(path, content["step"], content["run"], content["metrics"], content["files"])
-    except (OSError, ValueError, KeyError, TypeError):
+        manifest = _Manifest.model_validate_json((path / _MANIFEST).read_bytes())
+    except (OSError, ValueError):
         return None
+    return Checkpoint(path=path, **dict(manifest))
 
 
 def _hash_file(path: Path) -> str:

@@ -8,6 +8,7 @@ TrainerError               code, message, remedy
 └── TrainingStopped        asked to stop; started again, the run goes on
 """
 
+import errno
 from typing import Any
 
 
@@ -48,7 +49,8 @@ class TrainingStopped(TrainerError):
 def is_out_of_memory(error: BaseException) -> bool:
     """By its many names: CUDA's allocator has an error of its own, the CPU's raises a plain RuntimeError."""
     text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+    names = ("out of memory", "can't allocate memory", "cannot allocate memory")
+    return isinstance(error, MemoryError) or any(name in text for name in names)
 
 
 def describe(error: BaseException) -> TrainerError:
@@ -61,4 +63,18 @@ def describe(error: BaseException) -> TrainerError:
             f"Memory ran out: {error}",
             remedy="Lower micro_batch_size or max_seq_len, set gradient_checkpointing, or quantise the base.",
         )
+    if is_disk_full(error):
+        remedy = "Free some space: a dry run tells how much a run takes. The last checkpoint is whole."
+        return TrainerError("disk_full", f"The disk is full: {error}", remedy=remedy)
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return TrainerError(
+            "file_not_accessible", str(error), remedy="Check who owns the folder, and how it is mounted."
+        )
+    if isinstance(error, FileNotFoundError | IsADirectoryError):
+        return TrainerError("file_not_found", str(error), remedy="Check the paths in spec.json.")
     return TrainerError("internal_error", f"{type(error).__name__}: {error}")
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Libraries in other languages give the system's words only."""
+    return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or "No space left" in str(error)

@@ -52,7 +52,7 @@ class _AddLowRank(torch.autograd.Function):
         a_low, b_low = a.to(y.dtype), (b * scaling).to(y.dtype)
         with torch.autocast(y.device.type, enabled=False):
             low = x.to(y.dtype).flatten(0, -2) @ a_low.T
-            y.flatten(0, -2).addmm_(low, b_low.T)
+            y.view(-1, y.shape[-1]).addmm_(low, b_low.T)  # never a copy: the sum would be lost
         ctx.save_for_backward(x, low, a_low, b_low)
         ctx.scaling, ctx.dtypes = scaling, (a.dtype, b.dtype)
         ctx.mark_dirty(y)

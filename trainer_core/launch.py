@@ -7,6 +7,7 @@ When memory runs out or the loss blows up, the plan is changed and training star
 """
 
 import contextlib
+import fcntl
 import logging
 import os
 import shutil
@@ -14,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +50,24 @@ class Nodes:
 
 def run_training(run_dir: RunDir, reporter: Reporter, nodes: Nodes, stop: StopRequest) -> None:
     """From a run folder with a spec to one with an adapter. Raises TrainerError."""
+    check_nodes(nodes, run_dir.load_spec().num_processes)
+    with _locked(run_dir) if nodes.rank == 0 else contextlib.nullcontext():
+        _run_until_done(run_dir, reporter, nodes, stop)
+
+
+@contextlib.contextmanager
+def _locked(run_dir: RunDir) -> Iterator[None]:
+    """Two trainers would write the same files. The kernel lets go of the lock however this process ends."""
+    with (run_dir.path / "train.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = f"Another process trains in {run_dir.path}."
+            raise ConfigurationError("run_in_use", message, remedy="Wait for it, or use a folder of its own.") from None
+        yield
+
+
+def _run_until_done(run_dir: RunDir, reporter: Reporter, nodes: Nodes, stop: StopRequest) -> None:
     if nodes.rank == 0:
         prepare_and_plan(run_dir, reporter, num_hosts=nodes.count)
     while True:
@@ -57,10 +77,25 @@ def run_training(run_dir: RunDir, reporter: Reporter, nodes: Nodes, stop: StopRe
         except Exception as error:  # memory runs out in errors of many types
             if not _revise(run_dir, reporter, nodes, describe(error)):
                 raise
+        if stop.is_wanted:
+            raise TrainingStopped("stopped after an error that another plan may avoid")
         # A process that ran out of memory is not to be trusted with it: training begins again in a new one.
         if "trainer_core.train" in sys.modules:
             sys.stdout.flush()
             os.execv(sys.executable, [sys.executable, "-m", "trainer_core", *sys.argv[1:]])
+
+
+def check_nodes(nodes: Nodes, num_processes: int) -> None:
+    """Raises ConfigurationError."""
+    problem = None
+    if num_processes % nodes.count:
+        problem = f"{num_processes} processes cannot be shared evenly by {nodes.count} hosts."
+    elif not 0 <= nodes.rank < nodes.count:
+        problem = f"There is no host {nodes.rank} among {nodes.count}, counted from 0."
+    elif nodes.count > 1 and not nodes.rendezvous:
+        problem = "Several hosts need a rendezvous, HOST:PORT of the first."
+    if problem is not None:
+        raise ConfigurationError("nodes_do_not_fit", problem, remedy="See `python -m trainer_core train --help`.")
 
 
 def prepare_and_plan(run_dir: RunDir, reporter: Reporter, *, num_hosts: int = 1) -> None:
@@ -70,9 +105,10 @@ def prepare_and_plan(run_dir: RunDir, reporter: Reporter, *, num_hosts: int = 1)
 
     prepare(run_dir, reporter)
     spec = run_dir.load_spec()
-    if not run_dir.plan.exists() or run_dir.load_plan().num_processes != spec.num_processes:
-        run_dir.write_plan(_plan(run_dir, spec, num_hosts))
-    plan = run_dir.load_plan()
+    plan = run_dir.find_plan()
+    if plan is None or plan.made_from != spec.digest_plan():
+        plan = _plan(run_dir, spec, num_hosts)
+        run_dir.write_plan(plan)
     reporter.report(PhaseEvent(phase="loading", message=f"loading {spec.model.id}", details=plan.model_dump()))
     if plan.uses_deepspeed:
         from trainer_core.deepspeed_config import build_operators
@@ -100,7 +136,7 @@ def _plan(run_dir: RunDir, spec: RunSpec, num_hosts: int) -> Plan:
         facts=load_model_facts(folder) if folder.is_dir() else None,
         hardware=read_hardware(run_dir.path).model_copy(update={"num_hosts": num_hosts}),
         workload=Workload(len(lengths), int(lengths.sum())),
-    )
+    ).model_copy(update={"made_from": spec.digest_plan()})
 
 
 def _train(run_dir: RunDir, nodes: Nodes, stop: StopRequest) -> None:
@@ -121,9 +157,10 @@ def _revise(run_dir: RunDir, reporter: Reporter, nodes: Nodes, error: TrainerErr
     Raises TrainingStopped on one of several hosts: their launchers do not talk to each other, and whoever started them
     must start them again.
     """
-    if not run_dir.plan.exists():  # the first host has not come that far
+    before = run_dir.find_plan()
+    if before is None:  # the first host has not come that far
         return False
-    plan = revise_plan(run_dir.load_plan(), run_dir.load_spec().training, error.code)
+    plan = revise_plan(before, run_dir.load_spec().training, error.code)
     if plan is None:
         return False
     if nodes.rank == 0:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
 
 from trainer_core.config import TrainingConfig
 from trainer_core.errors import ConfigurationError, ModelError
@@ -73,7 +74,7 @@ def check_vocabulary(model: Any, tokenizer: Any) -> None:
 
 
 def add_lora(
-    model: Any, training: TrainingConfig, *, recompute: bool, float32_adapter: bool, revision: str | None = None
+    model: Any, training: TrainingConfig, *, revision: str | None, recompute: bool, float32_adapter: bool
 ) -> PeftModel:
     """`recompute`: activations in the backward pass; `revision`: the base's, which the adapter names.
 
@@ -104,7 +105,11 @@ def add_lora(
 
 def _check_target_modules(model: Any, names: list[str]) -> None:
     head = model.get_output_embeddings()  # which gives the loss itself, and is no place for an adapter
-    layers = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module != head}
+    layers = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module != head
+    }
     unmatched = [name for name in names if not any(f".{path}".endswith(f".{name}") for path in layers)]
     if unmatched:
         known = sorted({path.rpartition(".")[2] for path in layers})

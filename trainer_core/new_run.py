@@ -84,11 +84,16 @@ def _build_training(settings: list[str], deepspeed: Path | None) -> TrainingConf
             _set(training, name.split("."), _parse_value(value))
         else:
             content = _load_object(Path(setting))
-            training |= content.get("training", content)
+            content = content.get("training", content)
+            if not isinstance(content, dict):
+                raise ValueError(f"{setting}: training is no object with settings")
+            training |= content
     if deepspeed is not None:
         config = _load_object(deepspeed)
         _set(training, ["deepspeed", "config"], config)
-        if "cpu" in json.dumps(config.get("zero_optimization")):  # as an offload's device: nothing else has the value
+        zero = config.get("zero_optimization")
+        sections = [zero.get(name) for name in ("offload_optimizer", "offload_param")] if isinstance(zero, dict) else []
+        if any(isinstance(section, dict) and section.get("device") == "cpu" for section in sections):
             training["deepspeed"].setdefault("offload", "cpu")
     return TrainingConfig.model_validate(training)
 

@@ -12,11 +12,15 @@ RUN_DIR/
 """
 
 import dataclasses
+import hashlib
+import os
 from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from trainer_core.config import ConfigModel, TrainingConfig
+from trainer_core.errors import ConfigurationError
 from trainer_core.planning.plan import Plan
 
 
@@ -40,7 +44,7 @@ class ValidationSource(ConfigModel):
 class RunSpec(ConfigModel):
     """All that the trainer knows about its job."""
 
-    version: int = 1
+    version: Literal[1] = 1
     job_id: str
     attempt: int = 1
     model: ModelSource
@@ -51,6 +55,16 @@ class RunSpec(ConfigModel):
     """Ranks: one per GPU, or processes on the CPU."""
     gpus: int = Field(default=0, ge=0)
     """GPUs to use; 0 trains on the CPU."""
+
+    def digest_rows(self) -> str:
+        """Of all that decides how rows are tokenised and packed."""
+        training = {"max_seq_len", "packing", "truncation", "train_on", "chat_template", "seed"}
+        fields: dict[str, Any] = {"model": True, "train_path": True, "validation": True, "training": training}
+        return hashlib.sha256(self.model_dump_json(include=fields).encode()).hexdigest()
+
+    def digest_plan(self) -> str:
+        """Of all that decides the plan."""
+        return hashlib.sha256(self.model_dump_json(exclude={"job_id", "attempt"}).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,17 +108,44 @@ class RunDir:
     def write_spec(self, spec: RunSpec) -> None:
         """Create the folder with its spec, readable by its owner only."""
         self.path.mkdir(parents=True, mode=0o700)
-        self.spec.touch(mode=0o600)
-        self.spec.write_text(spec.model_dump_json(indent=1), encoding="utf-8")
+        write_file(self.spec, spec.model_dump_json(indent=1))
 
     def load_spec(self) -> RunSpec:
-        return RunSpec.model_validate_json(self.spec.read_bytes())
+        """Raises ConfigurationError."""
+        try:
+            return RunSpec.model_validate_json(self.spec.read_bytes())
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(map(str, first["loc"]))
+            raise ConfigurationError(
+                "spec_invalid",
+                f"spec.json is not what it should be: {field + ': ' if field else ''}{first['msg']}",
+                remedy="Correct it, or write a new one with `python -m trainer_core spec` into a folder of its own.",
+                field=field,
+            ) from None
 
     def write_plan(self, plan: Plan) -> None:
         """Whole or not at all: other ranks read it."""
-        partial = self.plan.with_suffix(".partial")
-        partial.write_text(plan.model_dump_json(indent=1), encoding="utf-8")
-        partial.rename(self.plan)
+        write_file(self.plan, plan.model_dump_json(indent=1))
 
     def load_plan(self) -> Plan:
         return Plan.model_validate_json(self.plan.read_bytes())
+
+    def find_plan(self) -> Plan | None:
+        """None when there is none, or one that a crash left half written."""
+        try:
+            return self.load_plan()
+        except (OSError, ValueError):
+            return None
+
+
+def write_file(path: Path, text: str) -> None:
+    """Whole or not at all, also after a power cut; readable by its owner only."""
+    partial = path.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    partial.touch(mode=0o600)
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)

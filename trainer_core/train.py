@@ -18,10 +18,9 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import set_seed
 from peft import PeftModel
 
-from trainer_core.adapters.save import gather_adapter, write_adapter
+from trainer_core.adapters.save import compute_fingerprint, gather_adapter, write_adapter
 from trainer_core.attention import has_row_attention
 from trainer_core.checkpoints import (
-    Checkpoint,
     find_best_checkpoint,
     find_damage,
     list_checkpoints,
@@ -31,6 +30,7 @@ from trainer_core.checkpoints import (
 )
 from trainer_core.config import TrainingConfig
 from trainer_core.data.batches import Batch, PreparedRows, Sequences
+from trainer_core.data.row_writer import load_manifest
 from trainer_core.data.schedule import Schedule, build_schedule
 from trainer_core.deepspeed_config import build_deepspeed_plugin, connect_deepspeed
 from trainer_core.errors import ConfigurationError, TrainerError, TrainingStopped, is_out_of_memory
@@ -49,10 +49,12 @@ from trainer_core.training_state import (
     Progress,
     collect_random_states,
     collect_weights,
+    get_random_state,
     kept_random_state,
     reset_step_count,
     restore_random_states,
     restore_weights,
+    set_random_state,
 )
 
 log = logging.getLogger(__name__)
@@ -170,7 +172,13 @@ def _load_model(spec: RunSpec, plan: Plan, accelerator: Accelerator, tokenizer: 
     base = load_base_model(spec.model, spec.training, None if plan.stage == 3 else accelerator.device)
     check_vocabulary(base, tokenizer)
     # DeepSpeed keeps float32 copies of the adapter itself; float32 weights beside a bfloat16 model break its gathering.
-    return add_lora(base, spec.training, recompute=plan.gradient_checkpointing, float32_adapter=not plan.uses_deepspeed)
+    return add_lora(
+        base,
+        spec.training,
+        revision=spec.model.revision,
+        recompute=plan.gradient_checkpointing,
+        float32_adapter=not plan.uses_deepspeed,
+    )
 
 
 def _fingerprint(run_dir: RunDir, spec: RunSpec) -> str:
@@ -178,9 +186,10 @@ def _fingerprint(run_dir: RunDir, spec: RunSpec) -> str:
     how_it_runs = {"micro_batch_size", "gradient_checkpointing", "deepspeed", "keep_checkpoints", "save_every_steps"}
     parts = [
         spec.job_id,
-        spec.model.model_dump_json(include={"id", "revision"}),
+        spec.model.id,
+        compute_fingerprint(spec.model.source, spec.model.revision),
         spec.training.model_dump_json(exclude=how_it_runs),
-        (run_dir.prepared / "manifest.json").read_text(encoding="utf-8"),
+        load_manifest(run_dir.prepared).sha256,
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -219,10 +228,9 @@ def _warm_up(run: _Run) -> None:
 
 def _resume(run: _Run) -> bool:
     """Go on from the newest checkpoint that is whole, if there is one."""
-    checkpoint = _find_checkpoint(run)
-    if checkpoint is None:
+    state = _find_state(run)
+    if state is None:
         return False
-    state = torch.load(checkpoint.path / "trainer_state.pt", map_location="cpu", weights_only=True)
     restore_weights(run.adapter, run.optimizer, state["weights"])
     progress = Progress(**state["progress"])
     progress.learning_rate_scale = min(progress.learning_rate_scale, run.plan.learning_rate_scale)
@@ -234,7 +242,7 @@ def _resume(run: _Run) -> bool:
     return True
 
 
-def _find_checkpoint(run: _Run) -> Checkpoint | None:
+def _find_state(run: _Run) -> dict[str, Any] | None:
     for checkpoint in list_checkpoints(run.dir.checkpoints):
         if checkpoint.run != run.fingerprint:
             raise ConfigurationError(
@@ -245,8 +253,11 @@ def _find_checkpoint(run: _Run) -> Checkpoint | None:
             )
         damage = find_damage(checkpoint)
         if damage is None:
-            return checkpoint
-        message = f"{checkpoint.path.name} is damaged ({damage}); an earlier one is taken"
+            state: dict[str, Any] = torch.load(
+                checkpoint.path / "trainer_state.pt", map_location="cpu", weights_only=True
+            )
+            return state
+        message = f"{checkpoint.path.name} is damaged ({damage}) and passed over"
         run.reporter.report(NoticeEvent(code="checkpoint_damaged", message=message, details={"step": checkpoint.step}))
         log.warning(message)
     return None
@@ -298,19 +309,21 @@ def _run_micro_batches(
     """Forward, backward and one optimizer step. This rank's summed loss and the global gradient norm.
 
     `scale` is what each token's loss counts. When the only rank runs out of memory it starts the step again with
-    smaller micro-batches of the same sequences; several ranks cannot, since the others wait inside a collective.
+    smaller micro-batches of the same sequences. Several ranks cannot, since the others wait inside a collective; nor
+    can DeepSpeed, whose engine holds on to the gradients of half a step.
     """
-    random_state = torch.get_rng_state()
+    device, can_start_again = run.accelerator.device, not (run.accelerator.num_processes > 1 or run.plan.uses_deepspeed)
+    random_state = get_random_state(device)
     while True:
         try:
             return _accumulate(run, cut(run.schedule), scale)
         except RuntimeError as error:
             plan = halve_micro_batch(run.plan)
-            if not is_out_of_memory(error) or plan is None or run.accelerator.num_processes > 1:
+            if not (can_start_again and is_out_of_memory(error)) or plan is None:
                 raise
         # Outside the handler: the error's traceback holds on to the tensors that did not fit.
         _shrink(run, plan)
-        torch.set_rng_state(random_state)
+        set_random_state(device, random_state)
 
 
 def _shrink(run: _Run, plan: Plan) -> None:
@@ -436,6 +449,13 @@ def _evaluate(run: _Run) -> dict[str, float]:
     for micro_batch in run.schedule.cut_for_evaluation(len(run.validation), run.accelerator.process_index):
         nll += _compute_nll(run, run.validation.collate(micro_batch))
     loss = run.stop.agree(run.accelerator, nll) / int(run.validation.supervised.sum())
+    if not math.isfinite(loss):
+        raise TrainerError(
+            "loss_not_finite",
+            f"After step {run.progress.step} the loss on the validation rows is {loss}.",
+            remedy="Lower the learning rate, or train in fp32 to find out whether the number format is the cause.",
+            step=run.progress.step,
+        )
     return {"eval_loss": loss, "eval_perplexity": math.exp(min(loss, 700))}  # e^710 is no float
 
 
@@ -478,6 +498,12 @@ def _save_adapter(run: _Run) -> None:
     run.reporter.report(PhaseEvent(phase="saving", message="saving the adapter"))
     tensors = gather_adapter(run.adapter)
     best = find_best_checkpoint(run.dir.checkpoints) if run.training.early_stopping else None
+    if best is not None and (damage := find_damage(best)):
+        raise TrainerError(
+            "checkpoint_damaged",
+            f"{best.path.name}, the best checkpoint, is damaged: {damage}.",
+            remedy="Remove its folder and start the run again.",
+        )
     if run.accelerator.is_main_process:
         with write_folder(run.dir.adapter) as partial:
             if best is None:

@@ -128,8 +128,7 @@ def reset_step_count(optimizer: Any) -> None:
 
 def collect_random_states(accelerator: Accelerator) -> list[dict[str, Any]]:
     """Every rank's random state, in the order of the ranks. Every rank must call this."""
-    own = {"cpu": torch.get_rng_state(), "cuda": _get_cuda_state(accelerator)}
-    return list(gather_object([own]))
+    return list(gather_object([get_random_state(accelerator.device)]))
 
 
 def restore_random_states(accelerator: Accelerator, states: list[dict[str, Any]], seed: int) -> None:
@@ -137,10 +136,18 @@ def restore_random_states(accelerator: Accelerator, states: list[dict[str, Any]]
     if len(states) != accelerator.num_processes:
         torch.manual_seed(seed)
         return
-    own = states[accelerator.process_index]
-    torch.set_rng_state(own["cpu"])
-    if own["cuda"] is not None and accelerator.device.type == "cuda":
-        torch.cuda.set_rng_state(own["cuda"], accelerator.device)
+    set_random_state(accelerator.device, states[accelerator.process_index])
+
+
+def get_random_state(device: torch.device) -> dict[str, Any]:
+    """Of the CPU, and of the device where it is another."""
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None}
+
+
+def set_random_state(device: torch.device, state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None and device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 @contextlib.contextmanager
@@ -148,10 +155,6 @@ def kept_random_state(device: torch.device) -> Iterator[None]:
     """What happens inside leaves no trace in the random numbers after it."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         yield
-
-
-def _get_cuda_state(accelerator: Accelerator) -> torch.Tensor | None:
-    return torch.cuda.get_rng_state(accelerator.device) if accelerator.device.type == "cuda" else None
 
 
 def _belongs_to_deepspeed(weight: torch.nn.Parameter) -> bool:

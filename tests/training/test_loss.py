@@ -116,7 +116,7 @@ def test_recomputing_activations_changes_no_gradient(demo_model: Path, sequences
     for recompute in (False, True):
         torch.manual_seed(0)
         base = AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32).requires_grad_(False)
-        adapter = add_lora(base, TrainingConfig(), recompute=recompute, float32_adapter=True)
+        adapter = add_lora(base, TrainingConfig(), revision=None, recompute=recompute, float32_adapter=True)
         choose_layout(adapter, CPU, packing=True)
         adapter.train()
         torch.autograd.backward(compute_sequence_nll(adapter, build_batch(sequences)).sum())
@@ -158,13 +158,13 @@ def test_a_batch_moves_whole() -> None:
 def test_target_modules_that_match_nothing_are_refused_with_those_there_are(demo_model: Path) -> None:
     config = TrainingConfig.model_validate({"lora": {"target_modules": ["q_proj", "query"]}})
     with pytest.raises(ConfigurationError, match="query") as caught:
-        add_lora(load(demo_model), config, recompute=False, float32_adapter=True)
+        add_lora(load(demo_model), config, revision=None, recompute=False, float32_adapter=True)
     assert caught.value.code == "target_modules_match_nothing"
     assert "up_proj" in caught.value.details["available"]
 
 
 def test_all_linear_leaves_the_output_head_alone(demo_model: Path) -> None:
-    adapter = add_lora(load(demo_model), TrainingConfig(), recompute=False, float32_adapter=True)
+    adapter = add_lora(load(demo_model), TrainingConfig(), revision=None, recompute=False, float32_adapter=True)
     trainable = {name for name, weight in adapter.named_parameters() if weight.requires_grad}
     assert len(trainable) == 2 * 7 * 4  # A and B, seven layers in each of four blocks
     assert not any("lm_head" in name for name in trainable)

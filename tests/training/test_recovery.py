@@ -43,6 +43,16 @@ def test_one_process_out_of_memory_starts_the_step_again_with_half(
     check_close(undisturbed, run_dir)
 
 
+def test_deepspeed_out_of_memory_begins_again_with_half(create_run: CreateRun, trained_run: TrainedRun) -> None:
+    """Its engine would go on with the gradients of half a step, and with the old accumulation."""
+    settings = {**EXACT, "deepspeed": {"stage": 2}}
+    undisturbed, run_dir = trained_run(training=EXACT), create_run(training=settings)
+    result = run_trainer("train", run_dir, max_tokens=480)
+    assert result.returncode == 0, result.stderr
+    assert run_dir.load_plan().micro_batch_size == 2
+    check_close(undisturbed, run_dir)
+
+
 def test_ranks_out_of_memory_begin_again_with_half(create_run: CreateRun, trained_run: TrainedRun) -> None:
     settings = {**EXACT, "micro_batch_size": 2}
     undisturbed, run_dir = trained_run(training=EXACT), create_run(training=settings, num_processes=2)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.training.conftest import (
+    DATA,
     CreateRun,
     TrainedRun,
     copy_run,
@@ -20,6 +21,7 @@ from tests.training.conftest import (
     run_trainer,
 )
 from trainer_core.checkpoints import find_best_checkpoint, list_checkpoints
+from trainer_core.demo_model import build_demo_model
 from trainer_core.reporting import ErrorEvent, PhaseEvent
 from trainer_core.run_dir import RunDir
 
@@ -141,6 +143,16 @@ def test_a_checkpoint_of_another_run_is_refused(whole_run: RunDir, tmp_path: Pat
     assert isinstance(error, ErrorEvent)
     assert error.code == "checkpoint_of_another_run"
     assert error.remedy
+
+
+def test_another_base_of_the_same_name_is_refused(whole_run: RunDir, demo_model: Path, tmp_path: Path) -> None:
+    build_demo_model(tmp_path / "demo", data=DATA, seed=1)
+    run_dir = copy_run(whole_run, tmp_path / "run", up_to_step=2)
+    change_spec(run_dir, model={"id": "demo", "source": str(tmp_path / "demo")})
+    assert run_trainer("train", run_dir).returncode == 1
+    error = read_events(run_dir)[-1]
+    assert isinstance(error, ErrorEvent)
+    assert error.code == "checkpoint_of_another_run"
 
 
 def test_early_stopping_ends_with_the_best_adapter(trained_run: TrainedRun) -> None:

@@ -14,7 +14,10 @@
 Rows stream from disk to disk: memory grows by a few bytes for each row, and not with what it says.
 """
 
+import contextlib
+import hashlib
 import logging
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,11 +28,11 @@ import numpy.typing as npt
 from trainer_core.data.files import iter_rows
 from trainer_core.data.formats import RowError
 from trainer_core.data.packing import arrange_rows
-from trainer_core.data.row_writer import PreparedManifest, RowWriter
+from trainer_core.data.row_writer import PreparedManifest, RowWriter, load_manifest
 from trainer_core.data.templates import RenderedText, count_stopped_answers, list_stop_tokens, render, tokenize
 from trainer_core.errors import DataError
 from trainer_core.reporting import NoticeEvent, PhaseEvent, Reporter
-from trainer_core.run_dir import RunDir, RunSpec
+from trainer_core.run_dir import RunDir, RunSpec, write_file
 from trainer_core.tokenizer import load_tokenizer
 
 IntArray = npt.NDArray[np.int64]
@@ -43,12 +46,13 @@ _CHARACTERS_PER_BATCH = 1_000_000
 
 def prepare(run_dir: RunDir, reporter: Reporter) -> PreparedManifest:
     """Tokenise and pack the run's rows, unless that is done already. Raises DataError."""
-    manifest_path = run_dir.prepared / "manifest.json"
-    if manifest_path.exists():
-        return PreparedManifest.model_validate_json(manifest_path.read_bytes())
-    reporter.report(PhaseEvent(phase="preparing", message="tokenising the rows"))
     spec = run_dir.load_spec()
-    run_dir.prepared.mkdir(exist_ok=True)
+    with contextlib.suppress(OSError, ValueError):  # none yet, or one that a crash left half written
+        if (manifest := load_manifest(run_dir.prepared)).made_from == spec.digest_rows():
+            return manifest
+    reporter.report(PhaseEvent(phase="preparing", message="tokenising the rows"))
+    shutil.rmtree(run_dir.prepared, ignore_errors=True)
+    run_dir.prepared.mkdir()
     with RowWriter(run_dir.prepared, spec.training) as writer:
         tokenizer = load_tokenizer(spec)
         _write_file(Path(spec.train_path), tokenizer, writer, reporter)
@@ -63,10 +67,17 @@ def prepare(run_dir: RunDir, reporter: Reporter) -> PreparedManifest:
     manifest.train_sequences = _save_rows(run_dir.prepared, "train", train, writer.lengths, spec)
     manifest.validation_sequences = _save_rows(run_dir.prepared, "validation", validation, writer.lengths, spec)
     _report_counts(manifest, spec, reporter)
-    partial = manifest_path.with_suffix(".partial")
-    partial.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-    partial.rename(manifest_path)
+    manifest.sha256, manifest.made_from = _hash_rows(run_dir.prepared), spec.digest_rows()
+    write_file(run_dir.prepared / "manifest.json", manifest.model_dump_json(indent=1))
     return manifest
+
+
+def _hash_rows(prepared: Path) -> str:
+    digest = hashlib.sha256()
+    for name in ("tokens.bin", "mask.bin"):
+        with (prepared / name).open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
 
 
 def _write_file(path: Path, tokenizer: Any, writer: RowWriter, reporter: Reporter) -> None:

@@ -40,6 +40,14 @@ class PreparedManifest(BaseModel):
     supervised_tokens: int = 0
     longest_row_tokens: int = 0
     """Before anything was cut."""
+    sha256: str = ""
+    """Of tokens.bin and mask.bin."""
+    made_from: str = ""
+    """RunSpec.digest_rows of the spec that they were made by."""
+
+
+def load_manifest(prepared: Path) -> PreparedManifest:
+    return PreparedManifest.model_validate_json((prepared / "manifest.json").read_bytes())
 
 
 class RowWriter:

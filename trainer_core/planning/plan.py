@@ -60,6 +60,8 @@ class Plan(BaseModel):
     """To train on, over all epochs."""
     seconds: float | None = None
     """Of training, where the throughput is known."""
+    made_from: str = ""
+    """RunSpec.digest_plan of the spec that it was made for."""
     learning_rate_scale: float = 1.0
     """Lowered when the loss blew up."""
     changes: list[PlanChange] = []
