@@ -12,7 +12,7 @@ serve: .venv/service                 ## the service on http://127.0.0.1:$(PORT)
 	@MEDTUNE_PORT=$(PORT) $(BIN)/medtune serve
 
 test: .venv/dev debian-packages      ## the whole suite
-	$(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 check: .venv/dev                     ## format, lint, types, import rule
 	$(BIN)/ruff format --check .
@@ -26,7 +26,7 @@ format: .venv/dev
 
 bench: .venv/dev                     ## every benchmark; results in bench/results
 	@.ci/install-debian-packages wrk
-	for file in startup api logs; do $(BIN)/python -m bench.$$file || exit 1; done
+	for file in startup api logs trainer; do $(BIN)/python -m bench.$$file || exit 1; done
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -11,7 +11,7 @@ from trainer_core.planning.model_facts import ModelFacts
 
 # What "auto" aims at: enough tokens for efficient matrix products, few enough for the activations to fit.
 _GPU_TOKENS_PER_PASS = 8192
-_CPU_TOKENS_PER_PASS = 2048
+_CPU_TOKENS_PER_PASS = 1024
 
 
 @dataclasses.dataclass(frozen=True)

@@ -194,7 +194,7 @@ def test_an_automatic_micro_batch_divides_the_global_one_and_stays_within_the_bu
             training, num_processes=num_processes, gpus=gpus, longest_sequence=longest
         ).micro_batch_size
 
-    assert choose(1, 512, 0) == 4
+    assert choose(1, 512, 0) == 2
     assert choose(2, 512, 2) == 6
     assert choose(1, 100_000, 1) == 1
 
