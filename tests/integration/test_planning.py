@@ -54,7 +54,7 @@ def test_a_dry_run_tells_what_the_job_would_take_and_queues_nothing(client: Clie
 
     assert (answer["object"], answer["model"], answer["engine"]) == ("plan", "tiny", "one process")
     assert (answer["num_gpus"], answer["num_processes"], answer["gradient_checkpointing"]) == (0, 1, False)
-    assert (answer["micro_batch_size"], answer["accumulation"], answer["micro_batch_tokens"]) == (2, 2, 2048)
+    assert (answer["micro_batch_size"], answer["accumulation"], answer["micro_batch_tokens"]) == (1, 4, 1024)
     assert (answer["rows"], answer["num_tokens"], answer["num_steps"]) == (100, 2 * 6300, 4)
     assert answer["host_memory_bytes"] == answer["memory"]["peak"] > answer["memory"]["base"] > 0
     assert answer["disk_bytes"] > 5 * 6300
