@@ -88,7 +88,9 @@ def _run_until_done(run_dir: RunDir, reporter: Reporter, nodes: Nodes, stop: Sto
 def check_nodes(nodes: Nodes, num_processes: int) -> None:
     """Raises ConfigurationError."""
     problem = None
-    if num_processes % nodes.count:
+    if nodes.count < 1:
+        problem = f"{nodes.count} hosts cannot train."
+    elif num_processes % nodes.count:
         problem = f"{num_processes} processes cannot be shared evenly by {nodes.count} hosts."
     elif not 0 <= nodes.rank < nodes.count:
         problem = f"There is no host {nodes.rank} among {nodes.count}, counted from 0."

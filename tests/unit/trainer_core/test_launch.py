@@ -24,7 +24,9 @@ def run_dir(tmp_path: Path) -> RunDir:
     return run_dir
 
 
-@pytest.mark.parametrize("nodes", [Nodes(2, 0, "h:1"), Nodes(3, 3, "h:1"), Nodes(3, -1, "h:1"), Nodes(3, 0, "")])
+@pytest.mark.parametrize(
+    "nodes", [Nodes(0), Nodes(2, 0, "h:1"), Nodes(3, 3, "h:1"), Nodes(3, -1, "h:1"), Nodes(3, 0, "")]
+)
 def test_hosts_that_do_not_fit_are_refused(run_dir: RunDir, nodes: Nodes) -> None:
     with pytest.raises(ConfigurationError) as caught:
         run_training(run_dir, Reporter(None), nodes, StopRequest())
