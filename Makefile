@@ -3,7 +3,7 @@ PYTHON ?= python3
 PORT ?= $(or $(MEDTUNE_PORT),8000)
 BIN = .venv/bin
 
-.PHONY: demo serve test check format bench clean
+.PHONY: demo serve test guards faults chaos check format bench clean
 
 demo: .venv/service                  ## a real job through every part, in a temporary home
 	@$(BIN)/medtune demo
@@ -12,7 +12,17 @@ serve: .venv/service                 ## the service on http://127.0.0.1:$(PORT)
 	@MEDTUNE_PORT=$(PORT) $(BIN)/medtune serve
 
 test: .venv/dev debian-packages      ## the whole suite
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --ignore=tests/faults
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/faults
+
+guards: .venv/dev                    ## take away one guard after the other: its test must fail
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.guards.remove_guards $(GUARDS)
+
+faults: .venv/dev                    ## the fault suite with the real clocks (an hour)
+	OMP_NUM_THREADS=1 MEDTUNE_TEST_REAL_CLOCKS=1 $(BIN)/pytest tests/faults
+
+chaos: .venv/dev                     ## 200 schedules of random faults (two hours); result in bench/results
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.chaos --schedules 200
 
 check: .venv/dev                     ## format, lint, types, import rule
 	$(BIN)/ruff format --check .
@@ -26,7 +36,7 @@ format: .venv/dev
 
 bench: .venv/dev                     ## every benchmark; results in bench/results
 	@.ci/install-debian-packages wrk
-	for file in startup api logs trainer; do $(BIN)/python -m bench.$$file || exit 1; done
+	for file in startup api logs claims trainer; do $(BIN)/python -m bench.$$file || exit 1; done
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

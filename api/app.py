@@ -11,7 +11,7 @@ from api.body_limit import BodyLimit
 from api.dashboard.mount import add_dashboard
 from api.dependencies import IdentityDep, Services
 from api.errors import ErrorResponse, add_error_handlers
-from api.routes import datasets, health, jobs, models
+from api.routes import datasets, health, jobs, models, workers
 from jobs.api_keys import ensure_bootstrap_key
 from jobs.database import Role, build_engine, build_sessions
 from jobs.settings import Settings, get_settings
@@ -24,6 +24,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
     409: {"model": ErrorResponse, "description": "Its state does not allow it"},
     413: {"model": ErrorResponse, "description": "More bytes than allowed"},
     422: {"model": ErrorResponse, "description": "The request cannot be carried out as it stands"},
+    429: {"model": ErrorResponse, "description": "As many as the key may have; `Retry-After` says when to try again"},
     503: {"model": ErrorResponse, "description": "The database does not answer"},
 }
 
@@ -47,7 +48,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.settings = settings
     app.add_middleware(BodyLimit, max_upload_bytes=settings.max_upload_bytes)
     add_error_handlers(app)
-    for module in (jobs, datasets, models, health):
+    for module in (jobs, datasets, models, workers, health):
         app.include_router(module.router)
     app.add_api_route("/openapi.json", _get_openapi, include_in_schema=False)
     add_dashboard(app)

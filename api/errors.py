@@ -12,7 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from api.dependencies import Transaction
-from jobs.errors import Conflict, InvalidRequest, MedtuneError, NotAuthenticated, NotFound, TooLarge
+from jobs.errors import Conflict, InvalidRequest, LimitReached, MedtuneError, NotAuthenticated, NotFound, TooLarge
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +21,7 @@ STATUS_CODES: dict[type[MedtuneError], tuple[int, str]] = {
     NotAuthenticated: (401, "authentication_error"),
     NotFound: (404, "not_found_error"),
     Conflict: (409, "conflict_error"),
+    LimitReached: (429, "rate_limit_error"),
     TooLarge: (413, "invalid_request_error"),
 }
 """HTTP status and `type` of each error class."""
@@ -29,6 +30,7 @@ _HEADERS: dict[int, dict[str, str]] = {
     401: {"WWW-Authenticate": "Bearer"},
     # Clients that retry 409 by themselves would only hear the same again.
     409: {"x-should-retry": "false"},
+    429: {"Retry-After": "30"},
     503: {"Retry-After": "5"},
 }
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from api.schemas import ReadModel
+from api.pages import ReadModel
 from jobs.planning import JobPlan
 from jobs.spec import JobSpec
 from trainer_core.planning.memory import MemoryPrediction

@@ -1,33 +1,14 @@
 """What clients read. Each `read_*` builds one from rows."""
 
 import datetime
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Row
 
-from jobs.models import Dataset, Event, LogChunk, Metric
+from api.pages import ReadModel
+from api.queue_place import QueuePlace, describe_place
+from jobs.models import Dataset, Worker
 from jobs.status import AdapterState, DatasetStatus, JobStatus
-
-Item = TypeVar("Item")
-
-
-class ReadModel(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
-
-class Page(ReadModel, Generic[Item]):
-    """A page of a list; ask for the next with `after` = the last item's id."""
-
-    object: Literal["list"] = "list"
-    data: list[Item]
-    has_more: bool
-
-
-class CursorPage(Page[Item], Generic[Item]):
-    """A page of what happened, oldest first; ask for what came later with `after` = cursor."""
-
-    cursor: int
 
 
 class DatasetRead(ReadModel):
@@ -55,11 +36,11 @@ class Progress(ReadModel):
     phase: str
 
 
-class QueuePlace(ReadModel):
-    position: int | None
-    """1 for the next to start."""
-    reason: str
-    """What the job waits for."""
+class Restarts(ReadModel):
+    infrastructure: int
+    """How often it was queued again after a fault that was not its own."""
+    no_progress: int
+    """How often in a row its training hung or crashed without a new checkpoint."""
 
 
 class AdapterRead(ReadModel):
@@ -89,6 +70,8 @@ class JobRead(ReadModel):
     parent: str | None
     attempt: int
     """How often a worker took it."""
+    restarts: Restarts
+    """How often it was tried again; the service's limits are for these."""
     progress: Progress | None
     queue: QueuePlace | None
     """Null when the job does not wait."""
@@ -103,37 +86,6 @@ class JobRead(ReadModel):
     finished_at: datetime.datetime | None
 
 
-class EventRead(ReadModel):
-    object: Literal["event"] = "event"
-    id: str
-    seq: int
-    attempt: int
-    type: str
-    """status, phase, checkpoint, notice, error, cancel_requested"""
-    message: str
-    data: dict[str, Any]
-    created_at: datetime.datetime
-
-
-class MetricRead(ReadModel):
-    seq: int
-    attempt: int
-    step: int
-    epoch: float
-    tokens: int
-    values: dict[str, float]
-    """loss, learning_rate, grad_norm, tokens_per_second, eval_loss, ..."""
-    created_at: datetime.datetime
-
-
-class LogChunkRead(ReadModel):
-    seq: int
-    attempt: int
-    lines: int
-    text: str
-    created_at: datetime.datetime
-
-
 class ModelRead(ReadModel):
     object: Literal["model"] = "model"
     id: str
@@ -141,6 +93,25 @@ class ModelRead(ReadModel):
     trainable: bool
     """Whether jobs may name it, as far as its files tell."""
     problems: list[dict[str, str]]
+
+
+class WorkerRead(ReadModel):
+    object: Literal["worker"] = "worker"
+    id: str
+    queue: str
+    """`train` runs jobs, `check` checks datasets."""
+    hostname: str
+    num_gpus: int
+    """Those that it may use; 0 trains on the CPU."""
+    gpu_name: str | None
+    gpu_memory_bytes: int | None
+    """Of each GPU; null: unknown."""
+    host_memory_bytes: int | None
+    disk_free_bytes: int | None
+    problem: str | None
+    """Why it takes no job now."""
+    started_at: datetime.datetime
+    last_seen_at: datetime.datetime
 
 
 class Deleted(ReadModel):
@@ -178,8 +149,9 @@ def read_job(job: Row[Any]) -> JobRead:
         metadata=job.metadata,
         parent=job.parent_id,
         attempt=job.attempt,
+        restarts=Restarts(infrastructure=job.infra_restarts, no_progress=job.no_progress_restarts),
         progress=Progress(**job.progress) if job.progress else None,
-        queue=_describe_place(job),
+        queue=describe_place(job),
         metrics=job.metrics,
         adapter=_read_adapter(job) if job.adapter_state else None,
         verification=job.verification,
@@ -199,48 +171,17 @@ def _read_adapter(job: Row[Any]) -> AdapterRead:
     )
 
 
-def _describe_place(job: Row[Any]) -> QueuePlace | None:
-    if job.status == JobStatus.VALIDATING:
-        return QueuePlace(position=None, reason="waits for the check of its dataset")
-    if job.status != JobStatus.QUEUED:
-        return None
-    reason = "waits for a free worker"
-    if job.largest_worker is None:
-        reason = "no worker is running"
-    elif job.largest_worker < job.num_gpus:
-        reason = f"no running worker has {job.num_gpus} GPUs; the largest has {job.largest_worker}"
-    return QueuePlace(position=job.queue_position, reason=reason)
-
-
-def read_event(event: Event) -> EventRead:
-    return EventRead(
-        id=event.id,
-        seq=event.seq,
-        attempt=event.attempt,
-        type=event.type,
-        message=event.message,
-        data=event.data,
-        created_at=event.created_at,
-    )
-
-
-def read_metric(metric: Metric) -> MetricRead:
-    return MetricRead(
-        seq=metric.seq,
-        attempt=metric.attempt,
-        step=metric.step,
-        epoch=metric.epoch,
-        tokens=metric.tokens,
-        values=metric.values,
-        created_at=metric.created_at,
-    )
-
-
-def read_log_chunk(chunk: LogChunk) -> LogChunkRead:
-    return LogChunkRead(
-        seq=chunk.seq,
-        attempt=chunk.attempt,
-        lines=chunk.num_lines,
-        text=chunk.text,
-        created_at=chunk.created_at,
+def read_worker(worker: Worker) -> WorkerRead:
+    return WorkerRead(
+        id=worker.id,
+        queue=worker.queue,
+        hostname=worker.hostname,
+        num_gpus=worker.num_gpus,
+        gpu_name=worker.gpu_name,
+        gpu_memory_bytes=worker.gpu_memory_bytes,
+        host_memory_bytes=worker.host_memory_bytes,
+        disk_free_bytes=worker.disk_free_bytes,
+        problem=worker.problem,
+        started_at=worker.started_at,
+        last_seen_at=worker.last_seen_at,
     )

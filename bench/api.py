@@ -21,6 +21,7 @@ from cli.processes import Supervisor
 from cli.serve import MEDTUNE, build_environment, find_free_port
 from jobs import lifecycle
 from jobs.database import Role, build_engine, build_sessions, tenant_transaction
+from jobs.lifecycle import Claimant
 from jobs.models import Dataset
 from jobs.repository import list_keys
 from jobs.schema import migrate
@@ -124,7 +125,7 @@ def start_job(settings: Settings, client: Client) -> str:
     job_id = client.post("/jobs", {"model": "tiny", "dataset": {"id": DATASET}})["id"]
     engine = build_engine(settings, Role.WORKER)
     with build_sessions(engine).begin() as session:
-        assert lifecycle.claim_job(session, "bench", 3600, 0) is not None
+        assert lifecycle.claim_job(session, Claimant("bench", "bench", 3600)) is not None
     engine.dispose()
     return str(job_id)
 

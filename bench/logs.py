@@ -13,20 +13,25 @@ from sqlalchemy import func, select
 from bench.report import write_result
 from cli.embedded import start_postgres
 from cli.processes import Supervisor
-from jobs import lifecycle
+from jobs import lifecycle, repository
 from jobs.api_keys import create_key
 from jobs.database import Role, Sessions, build_engine, build_sessions, tenant_transaction
 from jobs.ids import new_id
-from jobs.lifecycle import Lease
-from jobs.models import Dataset, LogChunk
+from jobs.lifecycle import Claimant, Lease
+from jobs.models import Dataset, Job, LogChunk
 from jobs.repository import Identity
 from jobs.schema import migrate
 from jobs.settings import Settings
 from jobs.spec import JobSpec
 from jobs.status import DatasetStatus
+from jobs.store import Store
 from jobs.submission import submit_job
 from tests.factories import create_model_folder
 from trainer_core.run_dir import RunDir
+from worker.checkpoints import CheckpointShipper
+from worker.collector import Collector
+from worker.gpus import GpuSlots
+from worker.heartbeat import Heartbeat, read_clock
 from worker.monitor import Monitor
 
 NUM_LINES = 1_000_000
@@ -60,13 +65,28 @@ def ship(settings: Settings, round_: int) -> float:
     api = build_engine(settings, Role.API)
     worker = build_engine(settings, Role.WORKER)
     sessions = build_sessions(worker)
-    lease = start_job(build_sessions(api), sessions, settings)
+    job, lease = start_job(build_sessions(api), sessions, settings)
     run_dir = RunDir(settings.home / f"run-{round_}")
     run_dir.path.mkdir()
-    monitor = Monitor(sessions, lease, run_dir, settings, first_seqs=(0, 0), is_worker_stopping=lambda: False)
-    started = time.perf_counter()
-    exit_code, _ = monitor.run("train")
-    seconds = time.perf_counter() - started
+    with sessions() as session:
+        attempt = repository.get_attempt(session, job.id, job.attempt)
+    shipper = CheckpointShipper(sessions, Store(settings.store_location), lease, run_dir, attempt=1, keep=2)
+    with GpuSlots(settings, 0) as slots, Heartbeat(settings, lease, read_clock()) as heartbeat:
+        monitor = Monitor(
+            settings,
+            sessions,
+            lease,
+            run_dir,
+            heartbeat=heartbeat,
+            collector=Collector(run_dir, attempt, (0, 0)),
+            shipper=shipper,
+            slots=slots,
+            is_worker_stopping=lambda: False,
+        )
+        started = time.perf_counter()
+        exit_code = monitor.run("train")[0].exit_code
+        seconds = time.perf_counter() - started
+    shipper.finish(10)
     with sessions() as session:
         stored = session.scalar(select(func.sum(LogChunk.num_lines)).where(LogChunk.job_id == lease.job_id))
     assert (exit_code, stored) == (0, NUM_LINES), (exit_code, stored)
@@ -75,7 +95,7 @@ def ship(settings: Settings, round_: int) -> float:
     return seconds
 
 
-def start_job(api: Sessions, worker: Sessions, settings: Settings) -> Lease:
+def start_job(api: Sessions, worker: Sessions, settings: Settings) -> tuple[Job, Lease]:
     dataset_id = new_id("ds")
     with api.begin() as session:
         key, _ = create_key(session, b"bench", name="bench")
@@ -98,9 +118,9 @@ def start_job(api: Sessions, worker: Sessions, settings: Settings) -> Lease:
         spec = JobSpec.model_validate({"model": "tiny", "dataset": {"id": dataset_id}})
         submit_job(session, identity, settings, spec)
     with worker.begin() as session:
-        claimed = lifecycle.claim_job(session, "bench", 600, 0)
+        claimed = lifecycle.claim_job(session, Claimant("bench", "bench", 600))
     assert claimed is not None
-    return claimed[1]
+    return claimed
 
 
 if __name__ == "__main__":

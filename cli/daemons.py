@@ -10,6 +10,7 @@ import typer
 
 from cli.errors import clear_errors, load_server_settings
 from jobs.task_queue import Queue
+from worker.gpus import count_gpus
 from worker.reconciler import run_reconciler
 
 
@@ -21,11 +22,12 @@ def add_commands(app: typer.Typer) -> None:
 def worker(
     queue: Annotated[Queue, typer.Option(help="train: runs jobs; check: checks datasets")] = Queue.TRAIN,
 ) -> None:
-    """Run one Celery worker, which does one thing at a time."""
+    """Run one Celery worker: as many jobs at once as the machine has GPUs for, or one check at a time."""
     settings = load_server_settings()
     name = f"{queue}-{os.getpid()}@%h"
     celery = ["-m", "celery", "-A", "worker.app", "worker", "-Q", queue.value, "-n", name]
-    options = ["--concurrency=1", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    concurrency = max(1, count_gpus(settings)) if queue == Queue.TRAIN else 1
+    options = [f"--concurrency={concurrency}", "--without-gossip", "--without-mingle", "--without-heartbeat"]
     os.execv(sys.executable, [sys.executable, *celery, *options, f"--loglevel={settings.log_level}"])
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from cli.errors import clear_errors, fail
 from jobs import api_keys, repository
 from jobs.database import Role, build_engine, build_sessions
+from jobs.models import ApiKey
 from jobs.schema import migrate as migrate_schema
 from jobs.settings import get_settings
 
@@ -35,11 +36,20 @@ def create(
     name: str,
     tenant: Annotated[str, typer.Option(help="Whose jobs and datasets it sees.")] = api_keys.DEFAULT_TENANT,
     admin: Annotated[bool, typer.Option(help="May change what belongs to all tenants.")] = False,
+    max_running: Annotated[int | None, typer.Option(min=0, help="As many of its jobs run at once.")] = None,
+    max_queued: Annotated[int | None, typer.Option(min=0, help="As many of its jobs may wait.")] = None,
 ) -> None:
     """Make a key and show it, once."""
     with _transaction() as session:
-        secret_key = get_settings().load_secret_key()
-        key, value = api_keys.create_key(session, secret_key, name=name, tenant_id=tenant, is_admin=admin)
+        key, value = api_keys.create_key(
+            session,
+            get_settings().load_secret_key(),
+            name=name,
+            tenant_id=tenant,
+            is_admin=admin,
+            max_running=max_running,
+            max_queued=max_queued,
+        )
         typer.echo(f"{key.id} of tenant {tenant}: {value}")
 
 
@@ -49,7 +59,7 @@ def list_() -> None:
     with _transaction() as session:
         for key in repository.list_keys(session):
             state = "revoked" if key.revoked_at else "admin" if key.is_admin else "valid"
-            typer.echo(f"{key.id}  {state:8} {key.tenant_id:16} {key.name}")
+            typer.echo(f"{key.id}  {state:8} {key.tenant_id:16} {key.name}{_describe_limits(key)}")
 
 
 @keys.command()
@@ -58,6 +68,12 @@ def revoke(key_id: str) -> None:
     with _transaction() as session:
         if not api_keys.revoke_key(session, key_id):
             fail(f"there is no valid key {key_id}")
+
+
+def _describe_limits(key: ApiKey) -> str:
+    limits = {"running": key.max_running, "waiting": key.max_queued}
+    words = ", ".join(f"{limit} {name}" for name, limit in limits.items() if limit is not None)
+    return f"  (at most {words})" if words else ""
 
 
 @contextmanager

@@ -12,9 +12,10 @@ COMMANDS = {
     "api": "cli.api_server",
     **dict.fromkeys(("worker", "reconciler"), "cli.daemons"),
     **dict.fromkeys(("migrate", "keys"), "cli.database"),
-    **dict.fromkeys(
-        ("submit", "plan", "wait", "jobs", "show", "logs", "cancel", "download", "datasets", "models"), "cli.remote"
-    ),
+    "doctor": "cli.doctor",
+    **dict.fromkeys(("submit", "plan", "wait", "jobs", "show", "logs"), "cli.remote"),
+    **dict.fromkeys(("pause", "resume", "cancel", "retry", "download"), "cli.remote"),
+    **dict.fromkeys(("datasets", "models", "workers"), "cli.remote"),
 }
 """The module of each command."""
 

@@ -23,7 +23,8 @@ _EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 3, "held": 4}
 
 
 def add_commands(app: typer.Typer) -> None:
-    for command in (submit, plan, wait, jobs, show, logs, cancel, download, datasets, models):
+    of_one_job = (wait, show, logs, pause, resume, cancel, retry, download)
+    for command in (submit, plan, jobs, *of_one_job, datasets, models, workers):
         app.command()(command)
 
 
@@ -55,9 +56,9 @@ def plan(
 
 
 def wait(job_id: str) -> None:
-    """Wait for a job's end: exit 0 succeeded, 1 failed, 3 cancelled, 4 held."""
+    """Wait for a job's end, also while it is paused: exit 0 succeeded, 1 failed, 3 cancelled, 4 held."""
     with _client() as client, Console(stderr=True).status("waiting") as status:
-        job = client.wait_for_job(job_id, lambda job: status.update(_describe(job)))
+        job = client.wait_for_job(job_id, lambda job: status.update(_describe_wait(job)))
     typer.echo(_describe(job))
     raise typer.Exit(_EXIT_CODES[job["status"]])
 
@@ -99,10 +100,39 @@ def logs(
                 time.sleep(0.5)
 
 
+def pause(job_id: str) -> None:
+    """Pause a job; a running one saves a checkpoint first."""
+    with _client() as client:
+        typer.echo(_describe(client.post(f"/jobs/{job_id}/pause")))
+
+
+def resume(job_id: str) -> None:
+    """Let a paused job go on."""
+    with _client() as client:
+        typer.echo(_describe(client.post(f"/jobs/{job_id}/resume")))
+
+
 def cancel(job_id: str) -> None:
     """Cancel a job."""
     with _client() as client:
         typer.echo(_describe(client.post(f"/jobs/{job_id}/cancel")))
+
+
+def retry(
+    job_id: str,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=JSON",
+            help="Change the request, such as training.micro_batch_size=1; null is the default. Any number of times.",
+        ),
+    ] = None,
+) -> None:
+    """Make a new job of one that ended, and print its id."""
+    body = build_changes(changes or [])
+    with _client() as client:
+        typer.echo(client.post(f"/jobs/{job_id}/retry", body)["id"])
 
 
 def download(job_id: str, out: Annotated[Path | None, typer.Option(help="File to write.")] = None) -> None:
@@ -138,6 +168,16 @@ def models() -> None:
     _print_table(("model", "source", "trainable"), rows)
 
 
+def workers() -> None:
+    """List workers that live."""
+    with _client() as client:
+        rows = [
+            (w["hostname"], w["queue"], _describe_gpus(w), _gib(w["disk_free_bytes"]), w["problem"] or "", w["id"])
+            for w in client.get("/workers")["data"]
+        ]
+    _print_table(("host", "queue", "GPUs", "free disk", "problem", "worker"), rows)
+
+
 @contextmanager
 def _client() -> Iterator[Client]:
     settings = get_settings()
@@ -164,9 +204,39 @@ def _load_request(file: Path) -> dict[str, Any]:
     return request
 
 
+def build_changes(changes: Sequence[str]) -> dict[str, Any]:
+    """`["a.b=1"]` is `{"a": {"b": 1}}`; a value that is no JSON is a text."""
+    body: dict[str, Any] = {}
+    for change in changes:
+        key, equals, text = change.partition("=")
+        *path, name = key.split(".")
+        if not equals or not all((*path, name)):
+            fail(f"--set {change}: write KEY=JSON, such as training.max_steps=100")
+        place = body
+        for part in path:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                fail(f"--set {change}: {part} has a value already")
+        place[name] = _parse_value(text)
+    return body
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
 def _describe(job: dict[str, Any]) -> str:
-    parts = [job["status"], _step(job), _loss(job), (job["reason"] or {}).get("message", "")]
+    waits = job["queue"]["reason"] if job["queue"] else ""
+    parts = [job["status"], _step(job), _loss(job), (job["reason"] or {}).get("message", ""), waits]
     return f"{job['id']} " + ", ".join(part for part in parts if part)
+
+
+def _describe_wait(job: dict[str, Any]) -> str:
+    hint = f"; `medtune resume {job['id']}` lets it go on" if job["status"] == "paused" else ""
+    return _describe(job) + hint
 
 
 def _step(job: dict[str, Any]) -> str:
@@ -177,6 +247,17 @@ def _step(job: dict[str, Any]) -> str:
 def _loss(job: dict[str, Any]) -> str:
     loss = (job["metrics"] or {}).get("loss")
     return f"loss {loss:.3f}" if loss is not None else ""
+
+
+def _describe_gpus(worker: dict[str, Any]) -> str:
+    if not worker["num_gpus"]:
+        return "–"
+    memory = worker["gpu_memory_bytes"]
+    return f"{worker['num_gpus']} x {worker['gpu_name'] or 'GPU'}" + (f", {_gib(memory)}" if memory else "")
+
+
+def _gib(num_bytes: int | None) -> str:
+    return "" if num_bytes is None else f"{num_bytes / 2**30:.0f} GiB"
 
 
 def _print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -20,11 +20,29 @@ def hash_key(key: str, secret_key: bytes) -> bytes:
 
 
 def create_key(
-    session: Session, secret_key: bytes, *, name: str, tenant_id: str = DEFAULT_TENANT, is_admin: bool = False
+    session: Session,
+    secret_key: bytes,
+    *,
+    name: str,
+    tenant_id: str = DEFAULT_TENANT,
+    is_admin: bool = False,
+    max_running: int | None = None,
+    max_queued: int | None = None,
 ) -> tuple[ApiKey, str]:
-    """A new key and its value, which nobody can read again."""
+    """A new key and its value, which nobody can read again. Without limits: as many jobs as fit."""
     value = f"mt_{secrets.token_urlsafe(32)}"
-    return _store(session, hash_key(value, secret_key), name, tenant_id, is_admin), value
+    key = ApiKey(
+        id=new_id("key"),
+        key_hash=hash_key(value, secret_key),
+        name=name,
+        tenant_id=tenant_id,
+        is_admin=is_admin,
+        max_running=max_running,
+        max_queued=max_queued,
+    )
+    session.add(key)
+    session.flush()
+    return key, value
 
 
 def ensure_bootstrap_key(session: Session, secret_key: bytes, value: str) -> None:
@@ -37,13 +55,6 @@ def ensure_bootstrap_key(session: Session, secret_key: bytes, value: str) -> Non
         is_admin=True,
     )
     session.execute(key.on_conflict_do_nothing())
-
-
-def _store(session: Session, key_hash: bytes, name: str, tenant_id: str, is_admin: bool) -> ApiKey:
-    key = ApiKey(id=new_id("key"), key_hash=key_hash, name=name, tenant_id=tenant_id, is_admin=is_admin)
-    session.add(key)
-    session.flush()
-    return key
 
 
 def revoke_key(session: Session, key_id: str) -> bool:

@@ -38,13 +38,20 @@ def get_database_url(settings: Settings) -> str:
     return settings.database_url.get_secret_value()
 
 
-def build_engine(settings: Settings, role: Role | None, *, pool_size: int = 5) -> Engine:
+def build_engine(settings: Settings, role: Role | None, *, pool_size: int = 5, statement_seconds: float = 0) -> Engine:
     """An engine whose every session starts under `role` (None: the login user itself, for migrations).
 
-    The role is a start-up option of the connection and not a statement, so that no code path can miss it.
+    The role is a start-up option of the connection and not a statement, so that no code path can miss it. A statement
+    that takes longer than `statement_seconds` (0: any time) fails.
     """
     url = make_url(get_database_url(settings)).set(drivername="postgresql+psycopg")
     options = "-c timezone=UTC" + (f" -c role={role}" if role else "")
+    options += f" -c statement_timeout={int(1000 * statement_seconds)}"
+    # The server is to notice, too, that a client's machine is gone: until then its locks stay.
+    options += " -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
+    if role == Role.WORKER:
+        # One that stands still in a transaction lets go of its rows before its lease ends and others may take its job.
+        options += f" -c idle_in_transaction_session_timeout={int(500 * settings.lease_seconds)}"
     return create_engine(
         url,
         pool_size=pool_size,
@@ -70,22 +77,23 @@ def build_sessions(engine: Engine) -> Sessions:
 LOST_DATABASE = (OperationalError, InterfaceError)
 """What statements raise when the database does not answer, or went away."""
 
-_RETRY_SECONDS = 0.5
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
 Result = TypeVar("Result")
 
 
-def run_until_done(sessions: Sessions, work: Callable[[Session], Result], seconds: float) -> Result:
-    """Run a transaction, again and again for so long while the database is away."""
-    deadline = time.monotonic() + seconds
+def run_until_done(sessions: Sessions, work: Callable[[Session], Result], is_over: Callable[[], bool]) -> Result:
+    """Run a transaction, again and again while the database is away, until `is_over`: then its error is raised."""
+    pause = _FIRST_PAUSE
     while True:
         try:
             with sessions.begin() as session:
                 return work(session)
         except LOST_DATABASE:
-            if time.monotonic() > deadline:
+            if is_over():
                 raise
-            time.sleep(_RETRY_SECONDS)
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 @contextmanager

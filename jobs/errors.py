@@ -5,6 +5,7 @@ MedtuneError          code, message, param, details
 ├── NotAuthenticated  no valid key
 ├── NotFound          no such thing for this tenant
 ├── Conflict          the thing's state does not allow it
+├── LimitReached      as many as the key may have
 └── TooLarge          more bytes than allowed
 
 LeaseLost             a worker's own: the job belongs to somebody else now
@@ -38,6 +39,10 @@ class NotFound(MedtuneError):
 
 class Conflict(MedtuneError):
     """The thing's state does not allow it."""
+
+
+class LimitReached(MedtuneError):
+    """As many as the key may have; later it may work."""
 
 
 class TooLarge(MedtuneError):

@@ -69,6 +69,10 @@ class ApiKey(Base):
     key_hash: Mapped[bytes] = mapped_column(unique=True)
     """HMAC-SHA-256 under the service's secret key."""
     is_admin: Mapped[bool] = mapped_column(server_default=text("false"))
+    max_running: Mapped[int | None] = mapped_column(Integer)
+    """As many of its jobs run at once; null: as many as fit."""
+    max_queued: Mapped[int | None] = mapped_column(Integer)
+    """As many of its jobs may wait; null: any number."""
     created_at: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
     revoked_at: Mapped[datetime.datetime | None]
 
@@ -119,7 +123,17 @@ class Job(Base):
             name="lease",
         ),
         CheckConstraint(f"({_in('status', FINAL)}) = (finished_at IS NOT NULL)", name="finished"),
-        Index("ix_jobs_queue", text("priority DESC"), "id", postgresql_where=text("status = 'queued'")),
+        # Claims look at the first of each key and number of GPUs; places in the queue are counted by key.
+        Index(
+            "ix_jobs_queue",
+            *("num_gpus", "created_by", text("priority DESC"), "id"),
+            postgresql_where=text("status = 'queued'"),
+        ),
+        Index(
+            "ix_jobs_places",
+            *("created_by", text("priority DESC"), "id"),
+            postgresql_where=text("status = 'queued'"),
+        ),
         Index("ix_jobs_leases", "lease_expires_at", postgresql_where=text("lease_owner IS NOT NULL")),
         Index("ix_jobs_metadata", "metadata", postgresql_using="gin"),
         Index("ix_jobs_dataset", "dataset_id"),
@@ -146,13 +160,21 @@ class Job(Base):
     created_by: Mapped[str] = mapped_column(ForeignKey("api_keys.id"))
 
     attempt: Mapped[int] = mapped_column(Integer, server_default="0")
-    lost_attempts: Mapped[int] = mapped_column(Integer, server_default="0")
+    infra_restarts: Mapped[int] = mapped_column(Integer, server_default="0")
+    """How often it was queued again after a fault that was not its own."""
+    no_progress_restarts: Mapped[int] = mapped_column(Integer, server_default="0")
+    """How often in a row its training hung or crashed without a new checkpoint."""
     lease_epoch: Mapped[int] = mapped_column(server_default="0")
     """Rises with every owner; a write of an older epoch changes nothing."""
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime.datetime | None]
     heartbeat_at: Mapped[datetime.datetime | None]
+    queued_at: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
+    """Since when it waits for a worker."""
     not_before: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
+    """It waits at least until then, after a failure."""
+    deadline_at: Mapped[datetime.datetime | None]
+    """When this attempt uses up the job's time limit."""
     cancel_requested_at: Mapped[datetime.datetime | None]
 
     progress: Mapped[Json | None]
@@ -170,18 +192,32 @@ class Attempt(Base):
     """One worker's try at a job."""
 
     __tablename__ = "attempts"
+    __table_args__ = (
+        Index("uq_attempts_open", "job_id", unique=True, postgresql_where=text("ended_at IS NULL")),
+        Index("ix_attempts_worker", "worker_id", postgresql_where=text("ended_at IS NULL")),
+    )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(Integer, primary_key=True)
     tenant_id: Mapped[str]
     lease_epoch: Mapped[int]
     worker_id: Mapped[str]
+    """The owner of its lease."""
+    hostname: Mapped[str]
+    resumed_from_step: Mapped[int | None]
+    last_step: Mapped[int | None]
+    log_offset: Mapped[int] = mapped_column(server_default="0")
+    """Bytes of train.log that are in `log_chunks`."""
+    events_offset: Mapped[int] = mapped_column(server_default="0")
+    """Bytes of events.jsonl that are in `events`, `metrics` and `checkpoints`."""
     started_at: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
     ended_at: Mapped[datetime.datetime | None]
     outcome: Mapped[str | None]
     """The job's status when the attempt ended."""
     exit_code: Mapped[int | None] = mapped_column(Integer)
     """Of the trainer; -N is signal N."""
+    fault: Mapped[str | None]
+    """Whose fault its end was; null when it was nobody's failure."""
     reason: Mapped[Json | None]
 
 
@@ -233,18 +269,21 @@ class LogChunk(Base):
 
 
 class Checkpoint(Base):
-    """A checkpoint that a trainer reported; the files are in the attempt's run folder."""
+    """A checkpoint in the store, from which any worker can go on; it was whole when it was put there."""
 
     __tablename__ = "checkpoints"
-    __table_args__ = (Index("ix_checkpoints_job", "job_id", "step"),)
+    __table_args__ = (UniqueConstraint("job_id", "attempt", "step"), Index("ix_checkpoints_job", "job_id", "step"))
 
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str]
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     attempt: Mapped[int] = mapped_column(Integer)
     step: Mapped[int]
-    path: Mapped[str]
+    store_key: Mapped[str]
     num_bytes: Mapped[int]
+    """Of the archive in the store."""
+    sha256: Mapped[str]
+    """Of the archive in the store."""
     metrics: Mapped[Json]
     created_at: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
 
@@ -278,6 +317,8 @@ class Worker(Base):
     """Of each GPU."""
     host_memory_bytes: Mapped[int | None]
     disk_free_bytes: Mapped[int | None]
+    problem: Mapped[str | None]
+    """Why it takes no job now: it shuts down, or its disk is nearly full."""
     started_at: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
     last_seen_at: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, FieldSerializationInfo, SecretStr, field_serializer
+from pydantic import Field, FieldSerializationInfo, SecretStr, field_serializer, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.secret_files import load_or_create_secret
@@ -57,15 +57,38 @@ class Settings(BaseSettings):
     heartbeat_seconds: Annotated[float, Field(gt=0)] = 10
     """A worker renews its lease on a job this often."""
     lease_seconds: Annotated[float, Field(gt=0)] = 180
-    """A job whose lease is older than this is taken from its worker."""
+    """A job whose lease was not renewed for so long is taken from its worker."""
     flush_seconds: Annotated[float, Field(gt=0)] = 1
     """A worker sends a running job's logs and metrics to the database this often."""
     stop_grace_seconds: Annotated[float, Field(gt=0)] = 30
     """From SIGTERM to SIGKILL for a trainer that must stop."""
     reconcile_seconds: Annotated[float, Field(gt=0)] = 5
     """The reconciler looks for waiting work and lost leases this often."""
-    max_attempts: Annotated[int, Field(gt=0)] = 3
-    """A job whose workers were lost this often fails."""
+    save_grace_seconds: Annotated[float, Field(gt=0)] = 120
+    """The same for a trainer that first saves a checkpoint, because it will go on later."""
+    start_seconds: Annotated[float, Field(gt=0)] = 3600
+    """A run that is not training (it loads, prepares, verifies) and tells nothing new for so long hangs."""
+    stall_seconds: Annotated[float, Field(gt=0)] = 900
+    """A run that trains and makes no step for so long, or for ten of its median steps if that is longer, hangs."""
+    max_infra_restarts: Annotated[int, Field(ge=0)] = 10
+    """So often a job is started again after faults of machines and networks."""
+    max_no_progress_restarts: Annotated[int, Field(ge=0)] = 3
+    """So often in a row it is started again after a hang or a crash of its training without a new checkpoint."""
+    backoff_seconds: Annotated[float, Field(ge=0)] = 10
+    """It waits so long before the first such start; each doubles it, up to 36 times."""
+    patience_seconds: Annotated[float, Field(ge=0)] = 600
+    """A job that waited longer keeps GPUs free for itself, which smaller ones could take until then."""
+    disk_reserve_bytes: Annotated[int, Field(ge=0)] = 2 * 2**30
+    """A worker with less free disk takes no job; a run is stopped, with a checkpoint, at half of it."""
+    deaf_seconds: Annotated[float, Field(gt=0)] = 60
+    """An idle worker that leaves rings lying for so long ends itself, to be started again."""
+
+    @model_validator(mode="after")
+    def _leave_room_for_lost_heartbeats(self) -> "Settings":
+        """A renewal or two may fail before the trainer has to stop."""
+        if self.lease_seconds < 4 * self.heartbeat_seconds:
+            raise ValueError("MEDTUNE_LEASE_SECONDS must be at least four times MEDTUNE_HEARTBEAT_SECONDS")
+        return self
 
     def model_post_init(self, _context: Any) -> None:
         self.home = self.home.expanduser().absolute()
@@ -86,6 +109,11 @@ class Settings(BaseSettings):
     def runs_dir(self) -> Path:
         """Folder of the attempts' run folders on this worker."""
         return self.home / "runs"
+
+    @property
+    def locks_dir(self) -> Path:
+        """Folder of the locks that processes of this machine hold while they live."""
+        return self.home / "locks"
 
     def load_secret_key(self) -> bytes:
         """The configured key, or the home's own."""

@@ -39,8 +39,8 @@ class ResourcesSpec(ConfigModel):
     """Without GPUs: the number of training processes, each with its share of the cores. Null is 1."""
     memory_gb: None = None
     """Reserved; only null for now."""
-    time_limit: None = None
-    """Reserved; only null for now."""
+    time_limit: Annotated[int, Field(ge=1, le=31 * 86400)] | None = None
+    """Seconds that workers may spend on the job, over all attempts; null is no limit."""
     partition: None = None
     """Reserved; only null for now."""
 

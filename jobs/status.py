@@ -1,10 +1,14 @@
 """What a job, a dataset and an attempt can be: pure data.
 
+                 ┌───────────── paused <── pausing
+                 v                ^           ^
     validating ─> queued ─> starting ─> running ─> succeeded
-        │           │          │           │
-        └───────────┴──> stopping <────────┘ ──> cancelled | failed | queued (again)
+        │           ^          │           │
+        │           │          v           v
+        └────────── │ ──────> stopping ────┴─> cancelled | failed
+                    └───────────┘  (again, after what was nobody's fault)
 
-`pausing`, `paused` and `held` are named already because clients rely on the list; nothing leads to them yet.
+`held` is named already because clients rely on the list; nothing leads to it yet.
 """
 
 from enum import StrEnum
@@ -20,7 +24,9 @@ class JobStatus(StrEnum):
     RUNNING = "running"
     """The trainer trains, or its adapter is being verified."""
     PAUSING = "pausing"
+    """A client wants it paused; the trainer saves and ends."""
     PAUSED = "paused"
+    """No worker owns it; it waits to be resumed."""
     STOPPING = "stopping"
     """The trainer's processes are being ended."""
     HELD = "held"
@@ -32,13 +38,13 @@ class JobStatus(StrEnum):
 _S = JobStatus
 
 TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
-    _S.VALIDATING: frozenset({_S.QUEUED, _S.CANCELLED, _S.FAILED}),
-    _S.QUEUED: frozenset({_S.STARTING, _S.CANCELLED}),
-    _S.STARTING: frozenset({_S.RUNNING, _S.STOPPING, _S.QUEUED, _S.FAILED, _S.CANCELLED}),
-    _S.RUNNING: frozenset({_S.STOPPING, _S.QUEUED, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
-    _S.PAUSING: frozenset(),
-    _S.PAUSED: frozenset(),
-    _S.STOPPING: frozenset({_S.QUEUED, _S.FAILED, _S.CANCELLED}),
+    _S.VALIDATING: frozenset({_S.QUEUED, _S.PAUSED, _S.CANCELLED, _S.FAILED}),
+    _S.QUEUED: frozenset({_S.STARTING, _S.PAUSED, _S.CANCELLED, _S.FAILED}),
+    _S.STARTING: frozenset({_S.RUNNING, _S.STOPPING, _S.PAUSING, _S.QUEUED, _S.FAILED, _S.CANCELLED}),
+    _S.RUNNING: frozenset({_S.STOPPING, _S.PAUSING, _S.QUEUED, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
+    _S.PAUSING: frozenset({_S.STOPPING, _S.PAUSED, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
+    _S.PAUSED: frozenset({_S.VALIDATING, _S.QUEUED, _S.FAILED, _S.CANCELLED}),
+    _S.STOPPING: frozenset({_S.QUEUED, _S.PAUSED, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
     _S.HELD: frozenset(),
     _S.SUCCEEDED: frozenset(),
     _S.FAILED: frozenset(),
@@ -49,7 +55,7 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 FINAL = frozenset({_S.SUCCEEDED, _S.FAILED, _S.CANCELLED})
 """A final status never changes."""
 
-OWNED = frozenset({_S.STARTING, _S.RUNNING, _S.STOPPING})
+OWNED = frozenset({_S.STARTING, _S.RUNNING, _S.PAUSING, _S.STOPPING})
 """A worker holds the job's lease."""
 
 
@@ -57,18 +63,49 @@ class StopReason(StrEnum):
     """Why a worker ends a trainer that would have gone on."""
 
     CANCELLED = "cancelled"
+    PAUSED = "paused"
     WORKER_STOPPED = "worker_stopped"
+    """Its worker shuts down: a deploy, or the end of the machine's time."""
+    TIME_LIMIT = "time_limit_exceeded"
+    STALLED = "stalled"
+    """It lives and makes no step."""
+    DISK_FULL = "disk_full"
+    """The disk is nearly full: better now than in the middle of a checkpoint."""
+    DATABASE_LOST = "database_lost"
+    """The worker could not renew its lease for so long that another may soon take the job."""
 
 
 class FailureReason(StrEnum):
-    """Why a job failed, where the trainer itself gave no code."""
+    """Why an attempt failed, where the trainer itself gave no code."""
 
     DATASET_REJECTED = "dataset_rejected"
     MODEL_UNAVAILABLE = "model_unavailable"
     TRAINER_DIED = "trainer_died"
     TRAINER_KILLED = "trainer_killed"
+    OUT_OF_MEMORY = "out_of_memory"
+    """The kernel ended the trainer because the host's or the container's memory ran out."""
+    TRAINER_CRASHED = "trainer_crashed"
+    """A signal of its own making, such as SIGSEGV."""
+    RUNNER_LOST = "runner_lost"
+    """The process around the trainer was ended from outside."""
+    STORE_UNAVAILABLE = "store_unavailable"
+    NO_PROGRESS = "no_progress"
+    TOO_MANY_RESTARTS = "too_many_restarts"
     WORKER_LOST = "worker_lost"
     INTERNAL_ERROR = "internal_error"
+
+
+class Fault(StrEnum):
+    """Whose fault the end of an attempt is; it decides whether and how often the job is tried again."""
+
+    NONE = "none"
+    """Nobody's, such as a deploy: tried again at once, and not counted."""
+    INFRASTRUCTURE = "infrastructure"
+    """A machine's, a network's: tried again, a limited number of times."""
+    TRAINING = "training"
+    """A hang or a crash of the training: tried again while it makes progress in between."""
+    USER = "user"
+    """Of the job, its data or its settings: the same again would end the same."""
 
 
 class DatasetStatus(StrEnum):

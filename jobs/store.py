@@ -29,6 +29,19 @@ class StoreWriter:
         return self._sha256.hexdigest()
 
 
+class StoreUnavailable(Exception):
+    """The store, or the disk that it was to be copied to, did not do what was asked; later it may."""
+
+
+@contextmanager
+def _named_errors() -> Iterator[None]:
+    """Each kind of store has errors of its own."""
+    try:
+        yield
+    except Exception as error:
+        raise StoreUnavailable(f"{type(error).__name__}: {error}") from error
+
+
 class Store:
     def __init__(self, location: str) -> None:
         self._filesystem, self._root = fsspec.url_to_fs(location, auto_mkdir=True)
@@ -46,15 +59,21 @@ class Store:
             raise
 
     def put(self, path: Path, key: str) -> StoreWriter:
-        """Copy a local file into the store."""
-        with path.open("rb") as source, self.writing(key) as writer:
+        """Copy a local file into the store. Raises StoreUnavailable."""
+        with _named_errors(), path.open("rb") as source, self.writing(key) as writer:
             while chunk := source.read(CHUNK_BYTES):
                 writer.write(chunk)
         return writer
 
     def fetch(self, key: str, path: Path) -> None:
-        """Copy an object to a local file."""
-        self._filesystem.get_file(self._path(key), str(path))
+        """Copy an object to a local file. Raises StoreUnavailable."""
+        with _named_errors():
+            self._filesystem.get_file(self._path(key), str(path))
+
+    def exists(self, key: str) -> bool:
+        """Raises StoreUnavailable."""
+        with _named_errors():
+            return bool(self._filesystem.exists(self._path(key)))
 
     def open(self, key: str) -> BinaryIO:
         file: BinaryIO = self._filesystem.open(self._path(key), "rb")

@@ -3,28 +3,35 @@
 import hashlib
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from jobs import lifecycle, repository
-from jobs.errors import InvalidRequest, NotFound
+from jobs.errors import Conflict, InvalidRequest, LimitReached, NotFound
 from jobs.ids import new_id
 from jobs.model_registry import get_model
-from jobs.models import Job
+from jobs.models import Job, Json
 from jobs.planning import JobPlan, plan_job
 from jobs.repository import Identity
 from jobs.settings import Settings
 from jobs.spec import JobSpec
-from jobs.status import DatasetStatus
+from jobs.status import FINAL, DatasetStatus
 from trainer_core.run_dir import ModelSource
 
 
 def submit_job(
-    session: Session, identity: Identity, settings: Settings, spec: JobSpec, idempotency_key: str | None = None
+    session: Session,
+    identity: Identity,
+    settings: Settings,
+    spec: JobSpec,
+    *,
+    idempotency_key: str | None = None,
+    parent_id: str | None = None,
 ) -> Row[Any]:
     """The view of the new job; or of the one that the same key with the same body made before.
 
-    Raises InvalidRequest, NotFound.
+    Raises InvalidRequest, NotFound, LimitReached.
     """
     if idempotency_key is not None:
         earlier = repository.find_job_by_idempotency_key(session, identity.tenant_id, idempotency_key)
@@ -33,6 +40,7 @@ def submit_job(
             return repository.get_job_view(session, earlier.id)
     model, facts = _check_request(session, settings, spec)
     plan_job(spec, model, facts)  # refuses what could not train
+    _check_limit(session, identity)
     values = {
         "id": new_id("job"),
         "tenant_id": identity.tenant_id,
@@ -46,6 +54,7 @@ def submit_job(
         "metadata": spec.metadata,
         "idempotency_key": idempotency_key,
         "request_hash": _hash(spec) if idempotency_key else None,
+        "parent_id": parent_id,
         "created_by": identity.key_id,
     }
     is_checked = DatasetStatus.VALIDATING not in (facts.dataset_status, facts.validation_status)
@@ -59,6 +68,47 @@ def plan_submission(session: Session, settings: Settings, spec: JobSpec) -> JobP
         session, model=spec.model, quantization=spec.training.quantization, num_gpus=facts.num_gpus
     )
     return plan_job(spec, model, facts, throughput)
+
+
+def retry_job(session: Session, identity: Identity, settings: Settings, job_id: str, changes: Json) -> Row[Any]:
+    """A new job like a final one, with `changes` to its request merged in (RFC 7396); the old one is its parent.
+
+    Raises what `submit_job` raises, and Conflict.
+    """
+    parent = repository.get_job(session, job_id)
+    if parent.status not in FINAL:
+        remedy = "wait for its end, or cancel it"
+        raise Conflict("job_is_not_final", f"the job is {parent.status}", status=parent.status, remedy=remedy)
+    try:
+        spec = JobSpec.model_validate(merge_patch(parent.spec, changes))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"])) or "body"
+        code = "unknown_field" if first["type"] == "extra_forbidden" else "invalid_field"
+        raise InvalidRequest(code, f"{field}: {first['msg']}", param=field) from None
+    return submit_job(session, identity, settings, spec, parent_id=parent.id)
+
+
+def merge_patch(target: Json, patch: Json) -> Json:
+    """JSON Merge Patch, RFC 7396: null removes, objects merge, the rest replaces."""
+    merged = dict(target)
+    for name, value in patch.items():
+        if value is None:
+            merged.pop(name, None)
+        elif isinstance(value, dict):
+            old = merged.get(name)
+            merged[name] = merge_patch(old if isinstance(old, dict) else {}, value)
+        else:
+            merged[name] = value
+    return merged
+
+
+def _check_limit(session: Session, identity: Identity) -> None:
+    if identity.max_queued is None:
+        return
+    if repository.count_waiting_jobs_of_key(session, identity.key_id) >= identity.max_queued:
+        message = f"{identity.max_queued} jobs of this key wait already, which is its limit"
+        raise LimitReached("queue_limit_reached", message, remedy="try again when some of them have started")
 
 
 def _check_request(session: Session, settings: Settings, spec: JobSpec) -> tuple[ModelSource, Row[Any]]:

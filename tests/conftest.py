@@ -28,6 +28,8 @@ FAST = {
     "lease_seconds": 5,
     "flush_seconds": 0.1,
     "stop_grace_seconds": 1,
+    "save_grace_seconds": 5,
+    "backoff_seconds": 0.2,
     "reconcile_seconds": 0.5,
     "log_level": "INFO",
 }

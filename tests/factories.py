@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
+
 from cli.client import Client
 
 T = TypeVar("T")
@@ -71,6 +73,35 @@ def submit_script(client: Client, folder: Path, request: dict[str, Any] | None =
 
 def wait_for_status(client: Client, job_id: str, *statuses: str, seconds: float = 30) -> dict[str, Any]:
     return wait_until(lambda: client.get(f"/jobs/{job_id}"), lambda job: job["status"] in statuses, seconds)
+
+
+def find_process(*words: str) -> psutil.Process:
+    """Waits for the process whose arguments are these, or end with them."""
+
+    def look() -> psutil.Process | None:
+        for process in psutil.process_iter(["cmdline"]):
+            if (process.info["cmdline"] or [])[-len(words) :] == list(words):
+                return process
+        return None
+
+    found = wait_until(look)
+    assert found is not None
+    return found
+
+
+def find_stubborn_child(run_dir: Path) -> psutil.Process:
+    return find_process(f"stubborn child of {run_dir}")
+
+
+def find_trainer(run_dir: Path) -> psutil.Process:
+    """The trainer itself, and not what is around it."""
+
+    def look() -> list[psutil.Process]:
+        ends = ["train", str(run_dir)]
+        found = [p for p in psutil.process_iter(["cmdline"]) if (p.info["cmdline"] or [])[-2:] == ends]
+        return [process for process in found if "worker.runner" not in process.info["cmdline"]]
+
+    return wait_until(look)[0]
 
 
 def read_all(client: Client, path: str) -> list[dict[str, Any]]:

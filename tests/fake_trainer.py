@@ -1,9 +1,15 @@
 """A trainer for tests: speaks the same files as `python -m trainer_core`, needs no torch, and misbehaves on demand.
 
+It saves and goes on from checkpoints as the real one does: its adapter is a hash over all its steps, so that a run that
+was interrupted anywhere ends with the same adapter as one that was not, or is wrong.
+
 What it does stands in the first row's instruction, as JSON with the fields of `Script`.
 """
 
+import contextlib
 import dataclasses
+import fcntl
+import hashlib
 import json
 import os
 import signal
@@ -11,15 +17,26 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from trainer_core.reporting import CheckpointEvent, ErrorEvent, MetricsEvent, PhaseEvent, Reporter
-from trainer_core.run_dir import RunDir
+from trainer_core.checkpoints import (
+    find_damage,
+    list_checkpoints,
+    remove_old_checkpoints,
+    write_folder,
+    write_manifest,
+)
+from trainer_core.reporting import CheckpointEvent, ErrorEvent, MetricsEvent, NoticeEvent, PhaseEvent, Reporter
+from trainer_core.run_dir import RunDir, RunSpec
 
 
 @dataclasses.dataclass
 class Script:
     steps: int = 3
     step_seconds: float = 0.0
+    save_every: int = 0
+    """Steps between checkpoints; 0: only at the end and when asked to stop."""
+    checkpoint_bytes: int = 10
     log: str = ""
     """Printed before the first step."""
     log_hex: str = ""
@@ -30,42 +47,122 @@ class Script:
     """Ends by this signal after half of the steps."""
     error_code: str = ""
     """Ends with an error event after half of the steps."""
+    hang: bool = False
+    """Lives on after half of the steps and does nothing, not even obey."""
+    bad_attempts: int = 1_000_000
+    """Only so many first attempts misbehave."""
     ignore_term: bool = False
     spawn_setsid: bool = False
-    """Starts a child in a session of its own that ignores SIGTERM; its pid goes to the file `child.pid`."""
+    """Starts a child in a session of its own that ignores SIGTERM."""
     verify_fails: bool = False
+    log_lines: int = 0
+    """Printed at each step, numbered over all steps."""
+    dies_saving_at: int = 0
+    """Is killed in the middle of the checkpoint of this step."""
+    tells_all: bool = False
+    """Prints everything that it can find out about the processes that it sees."""
+    journal: str = ""
+    """A folder in which every process of the job notes what it does."""
+
+
+class Journal:
+    """What really ran: `overlap` when another process of the same job is alive."""
+
+    def __init__(self, folder: str, spec: RunSpec) -> None:
+        self._path = Path(folder) / f"{spec.job_id}.jsonl" if folder else None
+        self._attempt = spec.attempt
+        if self._path is None:
+            return
+        self._lock = self._path.with_suffix(".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.note("overlap")
+
+    def note(self, kind: str, **details: Any) -> None:
+        if self._path is not None:
+            row = {"time": time.time(), "attempt": self._attempt, "kind": kind, **details}
+            with self._path.open("ab", buffering=0) as file:
+                file.write(json.dumps(row).encode() + b"\n")
 
 
 def main() -> int:
     command, run_dir = sys.argv[1], RunDir(Path(sys.argv[2]))
     reporter = Reporter(run_dir.events)
-    row = json.loads(Path(run_dir.load_spec().train_path).read_text(encoding="utf-8").splitlines()[0])
+    spec = run_dir.load_spec()
+    row = json.loads(Path(spec.train_path).read_text(encoding="utf-8").splitlines()[0])
     script = Script(**json.loads(row["instruction"])) if row["instruction"].startswith("{") else Script()
-    return train(run_dir, reporter, script) if command == "train" else verify(run_dir, reporter, script)
+    journal = Journal(script.journal, spec)
+    journal.note(f"{command} starts")
+    if command == "train":
+        return train(run_dir, reporter, script, journal)
+    return verify(run_dir, reporter, script)
 
 
-def train(run_dir: RunDir, reporter: Reporter, script: Script) -> int:
+def train(run_dir: RunDir, reporter: Reporter, script: Script, journal: Journal) -> int:
     reporter.report(PhaseEvent(phase="starting"))
-    if script.ignore_term:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    stops: list[int] = []
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if script.ignore_term else lambda *_: stops.append(1))
     if script.spawn_setsid:
         spawn_stubborn_child(run_dir)
     sys.stdout.write(script.log)
+    if script.tells_all:
+        tell_all()
+    sys.stdout.flush()
     sys.stdout.buffer.write(bytes.fromhex(script.log_hex))
-    for step in range(1, script.steps + 1):
+    first, state = resume(run_dir, reporter)
+    journal.note("resumed", step=first)
+    reporter.report(PhaseEvent(phase="training"))
+    is_bad = run_dir.load_spec().attempt <= script.bad_attempts
+    for step in range(first + 1, script.steps + 1):
         time.sleep(script.step_seconds)  # The work that a real trainer would do.
-        sys.stdout.write(f"step {step}/{script.steps}\n")
-        sys.stdout.flush()
-        values = {"loss": 3.0 / step, "learning_rate": 1e-4}
-        progress = {"step": step, "max_steps": script.steps, "epoch": step / script.steps, "tokens": 100 * step}
-        reporter.report(MetricsEvent(**progress, eta_seconds=float(script.steps - step), values=values))
-        if step == max(script.steps // 2, 1):
+        state = hashlib.sha256(f"{state} {step}".encode()).hexdigest()
+        tell_step(reporter, script, step)
+        journal.note("step", step=step)
+        if step == max(script.steps // 2, 1) and is_bad:
             misbehave(reporter, script)
-    reporter.report(CheckpointEvent(step=script.steps, path=f"checkpoints/step-{script.steps}", bytes=10))
-    run_dir.adapter.mkdir()
+        is_last = step == script.steps
+        if stops or is_last or (script.save_every and step % script.save_every == 0):
+            save(run_dir, reporter, script, step, state)
+        if stops and not is_last:
+            reporter.report(PhaseEvent(phase="stopped"))
+            return 75
+    run_dir.adapter.mkdir(exist_ok=True)
     (run_dir.adapter / "adapter_config.json").write_text("{}")
-    (run_dir.adapter / "adapter_model.safetensors").write_bytes(b"not read by the worker")
+    (run_dir.adapter / "adapter_model.safetensors").write_text(state)
     return 0
+
+
+def tell_step(reporter: Reporter, script: Script, step: int) -> None:
+    first_line = (step - 1) * script.log_lines
+    sys.stdout.write("".join(f"line {first_line + n}\n" for n in range(script.log_lines)))
+    sys.stdout.write(f"step {step}/{script.steps}\n")
+    sys.stdout.flush()
+    values = {"loss": 3.0 / step, "learning_rate": 1e-4}
+    progress = {"step": step, "max_steps": script.steps, "epoch": step / script.steps, "tokens": 100 * step}
+    reporter.report(MetricsEvent(**progress, eta_seconds=float(script.steps - step), values=values))
+
+
+def resume(run_dir: RunDir, reporter: Reporter) -> tuple[int, str]:
+    """Step and state of the newest checkpoint that is whole."""
+    for checkpoint in list_checkpoints(run_dir.checkpoints):
+        if find_damage(checkpoint) is None:
+            state = json.loads((checkpoint.path / "trainer_state.json").read_text())["state"]
+            reporter.report(NoticeEvent(code="resumed", message=f"resumed after step {checkpoint.step}"))
+            return checkpoint.step, state
+    return 0, ""
+
+
+def save(run_dir: RunDir, reporter: Reporter, script: Script, step: int, state: str) -> None:
+    metrics = {"loss": 3.0 / step}
+    with write_folder(run_dir.checkpoints / f"step-{step}") as folder:
+        (folder / "trainer_state.json").write_text(json.dumps({"state": state}))
+        (folder / "weights.bin").write_bytes(os.urandom(script.checkpoint_bytes))
+        if step == script.dies_saving_at and run_dir.load_spec().attempt <= script.bad_attempts:
+            os.kill(os.getpid(), signal.SIGKILL)
+        num_bytes = write_manifest(folder, run=run_dir.load_spec().job_id, step=step, metrics=metrics)
+    remove_old_checkpoints(run_dir.checkpoints, 2)
+    reporter.report(CheckpointEvent(step=step, path=f"checkpoints/step-{step}", bytes=num_bytes, metrics=metrics))
 
 
 def misbehave(reporter: Reporter, script: Script) -> None:
@@ -77,12 +174,21 @@ def misbehave(reporter: Reporter, script: Script) -> None:
     if script.exit_code:
         sys.stdout.write("Traceback: the last words\n")
         sys.exit(script.exit_code)
+    while script.hang:
+        signal.pause()
+
+
+def tell_all() -> None:
+    for folder in Path("/proc").glob("[0-9]*"):
+        for name in ("cmdline", "environ"):
+            with contextlib.suppress(OSError):
+                sys.stdout.write(f"{folder / name}: {(folder / name).read_text(errors='replace')}\n")
 
 
 def spawn_stubborn_child(run_dir: RunDir) -> None:
+    """Its arguments tell whose it is: pids of another namespace mean nothing to the tests."""
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-    child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
-    (run_dir.path / "child.pid").write_text(str(child.pid))
+    subprocess.Popen([sys.executable, "-c", code, f"stubborn child of {run_dir.path}"], start_new_session=True)
 
 
 def verify(run_dir: RunDir, reporter: Reporter, script: Script) -> int:

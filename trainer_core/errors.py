@@ -53,8 +53,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(name in text for name in names)
 
 
+_DEVICE_FAILURES = ("cuda error", "cudnn error", "cublas error", "nccl error", "ncclsystemerror", "ecc error", "gloo")
+"""What drivers and collectives say of themselves: another start, perhaps on another card, may work."""
+
+
 def describe(error: BaseException) -> TrainerError:
-    """Any exception as a TrainerError: out of memory by its many names, else `internal_error`."""
+    """Any exception as a TrainerError: memory, disk and devices by their many names, else `internal_error`."""
     if isinstance(error, TrainerError):
         return error
     if is_out_of_memory(error):
@@ -72,7 +76,11 @@ def describe(error: BaseException) -> TrainerError:
         )
     if isinstance(error, FileNotFoundError | IsADirectoryError):
         return TrainerError("file_not_found", str(error), remedy="Check the paths in spec.json.")
-    return TrainerError("internal_error", f"{type(error).__name__}: {error}")
+    text = f"{type(error).__name__}: {error}"
+    if any(name in text.lower() for name in _DEVICE_FAILURES):
+        remedy = "Look at the host's kernel log for the card's Xid, and at the network between the hosts."
+        return TrainerError("device_failed", text, remedy=remedy)
+    return TrainerError("internal_error", text)
 
 
 def is_disk_full(error: BaseException) -> bool:

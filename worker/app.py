@@ -1,36 +1,34 @@
 """The Celery application; `medtune worker` starts it with the right options.
 
-The main process only keeps the worker's row fresh; work happens in the one pool process, which outlives its tasks.
+The main process keeps the worker's row fresh and cleans up (worker.presence); work happens in the pool processes, one
+for each GPU, which outlive their tasks.
 """
 
 import logging
 import multiprocessing
-import os
-import shutil
-import socket
-import threading
 from typing import Any
 
-from celery.signals import celeryd_after_setup, worker_process_init, worker_ready, worker_shutting_down
-from sqlalchemy.exc import SQLAlchemyError
+from celery.signals import (
+    celeryd_after_setup,
+    worker_process_init,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
 
-from jobs import workers
 from jobs.database import Role, Sessions, build_engine, build_sessions
 from jobs.ids import new_id
 from jobs.processes import adopt_orphans
 from jobs.settings import get_settings
 from jobs.task_queue import Queue, build_celery
-from jobs.workers import WorkerDescription
-from worker.gpus import count_gpus, describe_hardware
-
-logger = logging.getLogger(__name__)
+from worker.gpus import count_gpus
+from worker.machine import Owner
+from worker.presence import Presence
 
 SETTINGS = get_settings()
-WORKER_ID = new_id("worker")
-"""Shared by the main process and its pool process, which is forked."""
 
 STOPPING = multiprocessing.Event()
-"""Set when this worker must stop: the pool process gives its job back."""
+"""Set when this worker must stop: its pool processes give their jobs back."""
 
 app = build_celery(
     SETTINGS,
@@ -45,13 +43,20 @@ app = build_celery(
 SETTINGS.home.mkdir(parents=True, exist_ok=True, mode=0o700)
 _num_gpus = count_gpus(SETTINGS)
 _sessions: Sessions | None = None
-_alive = threading.Event()
+_owner: Owner | None = None
+_presence: Presence | None = None
 
 
 def get_sessions() -> Sessions:
-    """This process's own sessions: connections must not be shared over a fork."""
+    """This pool process's own sessions: connections must not be shared over a fork."""
     assert _sessions is not None
     return _sessions
+
+
+def get_owner() -> Owner:
+    """This pool process, as leases name it."""
+    assert _owner is not None
+    return _owner
 
 
 def get_num_gpus() -> int:
@@ -65,36 +70,27 @@ def _configure_logging(**_: Any) -> None:
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _begin_pool_process(**_: Any) -> None:
-    global _sessions
+    global _sessions, _owner
     adopt_orphans()
     _sessions = build_sessions(build_engine(SETTINGS, Role.WORKER))
+    _owner = Owner(SETTINGS)
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
 def _start_presence(sender: Any, **_: Any) -> None:
     """Show that this worker lives, from a thread of the main process."""
+    global _presence
     queue = Queue(next(iter(sender.task_consumer.queues)).name)
-    threading.Thread(target=_keep_present, args=(queue,), name="presence", daemon=True).start()
+    _presence = Presence(SETTINGS, app, new_id("worker"), queue, num_gpus=_num_gpus, is_stopping=STOPPING.is_set)
+    _presence.start()
 
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _begin_stopping(**_: Any) -> None:
     STOPPING.set()
-    _alive.set()
 
 
-def _keep_present(queue: Queue) -> None:
-    sessions = build_sessions(build_engine(SETTINGS, Role.WORKER, pool_size=1))
-    hardware = describe_hardware(SETTINGS, _num_gpus)
-    while True:
-        hardware = hardware.model_copy(update={"disk_free_bytes": shutil.disk_usage(SETTINGS.home).free})
-        worker = WorkerDescription(WORKER_ID, queue, socket.gethostname(), os.getpid(), _num_gpus, hardware)
-        try:
-            with sessions.begin() as session:
-                workers.show_presence(session, worker)
-        except SQLAlchemyError as error:
-            logger.warning("cannot tell the database that this worker lives: %s", error)
-        if _alive.wait(SETTINGS.heartbeat_seconds):
-            break
-    with sessions.begin() as session:
-        workers.remove_presence(session, WORKER_ID)
+@worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _end_presence(**_: Any) -> None:
+    if _presence is not None:
+        _presence.end()

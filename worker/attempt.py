@@ -1,20 +1,18 @@
-"""The steps of one attempt around its trainer: the run folder before, the archive and the reason after."""
+"""The steps of one attempt around its trainer: the run folder before, the archive after."""
 
 import gzip
 import shutil
-import signal
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-from jobs.models import Adapter, Dataset, Job, Json
+from jobs.models import Adapter, Dataset, Job
 from jobs.settings import Settings
 from jobs.spec import JobSpec
-from jobs.status import FailureReason
 from jobs.store import Store
-from trainer_core.reporting import ErrorEvent
 from trainer_core.run_dir import ModelSource, RunDir, RunSpec, ValidationSource
+
+OWNER_FILE = "owner"
 
 
 def get_run_dir(settings: Settings, job: Job) -> RunDir:
@@ -23,10 +21,11 @@ def get_run_dir(settings: Settings, job: Job) -> RunDir:
 
 
 def create_run_dir(run_dir: RunDir, store: Store, job: Job, model: ModelSource, datasets: Iterable[Dataset]) -> None:
-    """A new folder with the attempt's spec and rows."""
+    """A new folder with the attempt's spec and rows. Raises StoreUnavailable."""
     spec = JobSpec.model_validate(job.spec)
     shutil.rmtree(run_dir.path, ignore_errors=True)  # Of a database that was restored to a time before this attempt.
-    paths = {dataset.id: run_dir.path / "data" / dataset.id for dataset in datasets}
+    # Relative to the run folder: the plan that one attempt learned holds for the next, wherever that is.
+    paths = {dataset.id: Path("data") / dataset.id for dataset in datasets}
     validation = ValidationSource()
     if spec.validation is not None:
         path = str(paths[spec.validation.id]) if spec.validation.id else None
@@ -43,13 +42,16 @@ def create_run_dir(run_dir: RunDir, store: Store, job: Job, model: ModelSource, 
             gpus=job.num_gpus,
         )
     )
+    # Whose folder it is, for whoever cleans up after a dead owner; so before anything private is in it.
+    assert job.lease_owner is not None
+    (run_dir.path / OWNER_FILE).write_text(job.lease_owner, encoding="ascii")
     (run_dir.path / "data").mkdir(mode=0o700)
     for dataset in datasets:
-        store.fetch(dataset.store_key, paths[dataset.id])
+        store.fetch(dataset.store_key, run_dir.path / paths[dataset.id])
 
 
 def store_adapter(store: Store, job: Job, run_dir: RunDir) -> Adapter:
-    """The adapter with its verification as one archive in the store."""
+    """The adapter with its verification as one archive in the store. Raises StoreUnavailable."""
     archive = run_dir.path / "adapter.tar.gz"
     _write_archive(archive, run_dir.adapter, run_dir.verification)
     store_key = f"adapters/{job.id}/attempt-{job.attempt}.tar.gz"
@@ -68,34 +70,6 @@ def delete_private_files(run_dir: RunDir) -> None:
     """The copies of the rows; checkpoints, log and events stay."""
     for path in (run_dir.path / "data", run_dir.prepared):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def describe_failure(exit_code: int, error: ErrorEvent | None, log_tail: Iterable[str]) -> Json:
-    """The reason of a failed job: the trainer's own words, else what its exit tells."""
-    reason: dict[str, Any]
-    if error is not None:
-        reason = {"code": error.code, "message": error.message, "remedy": error.remedy, "details": error.details}
-    elif exit_code < 0 or exit_code > 128:
-        number = -exit_code if exit_code < 0 else exit_code - 128
-        reason = {
-            "code": FailureReason.TRAINER_KILLED,
-            "message": f"the trainer was ended by {_name_signal(number)} without a word of its own",
-            "remedy": "SIGKILL is often the kernel's when memory runs out: look at the host's kernel log",
-        }
-    else:
-        reason = {
-            "code": FailureReason.TRAINER_DIED,
-            "message": f"the trainer ended with exit code {exit_code} without a word of its own",
-            "remedy": "its last lines are in log_tail",
-        }
-    return {**reason, "log_tail": "\n".join(log_tail)}
-
-
-def _name_signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _write_archive(path: Path, adapter: Path, verification: Path) -> None:

@@ -1,239 +1,160 @@
-"""Follows a trainer's files into the database while it runs, and stops it when somebody wants that."""
+"""Runs a trainer's commands: follows its files into the database, and stops it when there is a reason."""
 
 import logging
-import re
+import shutil
 import time
-from collections import deque
 from collections.abc import Callable
-from pathlib import Path
-
-from pydantic import ValidationError
 
 from jobs import lifecycle
 from jobs.database import LOST_DATABASE, Sessions, run_until_done
 from jobs.errors import LeaseLost
-from jobs.ids import new_id
 from jobs.lifecycle import Lease, News
-from jobs.models import Json
 from jobs.settings import Settings
 from jobs.status import StopReason
-from trainer_core.reporting import CheckpointEvent, ErrorEvent, Event, MetricsEvent, parse_event
 from trainer_core.run_dir import RunDir
-from worker.launcher import Trainer
+from worker.checkpoints import CheckpointShipper
+from worker.collector import Collector
+from worker.gpus import GpuSlots
+from worker.heartbeat import Heartbeat
+from worker.launcher import Exit, Trainer
+from worker.stall import StallClock
 
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
-CHUNK_BYTES = 64 * 1024
-"""Largest log chunk; a longer line is cut."""
-READ_BYTES = 4 << 20
-"""What one look at the log takes in: more waits on disk, which is the buffer."""
-MAX_METRICS = 10_000
-"""As many wait for the database; more wait on disk."""
-TAIL_LINES = 20
-_OVERWRITTEN = re.compile(rb"[^\n]*\r(?!\n)")
-"""What a progress bar wrote over itself."""
-
-
-class FileTail:
-    """Reads what was appended to a file, whole lines at a time."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-
-    def read_lines(self, *, to_the_end: bool = False) -> bytes:
-        """New whole lines, up to READ_BYTES. A last line without its end comes when asked for, or when too long."""
-        try:
-            with self._path.open("rb") as file:
-                file.seek(self._offset)
-                data = file.read(READ_BYTES)
-        except FileNotFoundError:
-            return b""
-        end = data.rfind(b"\n") + 1
-        if end == 0 and len(data) >= CHUNK_BYTES:
-            end = CHUNK_BYTES
-        if to_the_end and len(data) < READ_BYTES:
-            end = len(data)
-        self._offset += end
-        return data[:end]
-
-
-def split_chunks(data: bytes) -> list[bytes]:
-    """Cuts at line ends into pieces of at most CHUNK_BYTES."""
-    chunks = []
-    start = 0
-    while start < len(data):
-        end = min(start + CHUNK_BYTES, len(data))
-        if end < len(data):
-            end = data.rfind(b"\n", start, end) + 1 or end
-        chunks.append(data[start:end])
-        start = end
-    return chunks
-
-
-def clean_text(data: bytes) -> str:
-    """Postgres stores no NUL; what is not UTF-8 is shown as such; of a progress bar its last state stays."""
-    return _OVERWRITTEN.sub(b"", data).replace(b"\0", b"").decode("utf-8", errors="replace")
+_SAVE_FIRST = frozenset(
+    {
+        StopReason.PAUSED,
+        StopReason.WORKER_STOPPED,
+        StopReason.TIME_LIMIT,
+        StopReason.DISK_FULL,
+        StopReason.DATABASE_LOST,
+    }
+)
+"""Here a checkpoint is worth waiting for."""
 
 
 class Monitor:
-    """One attempt's eyes and hands. `error` is what the trainer said when it gave up; `log_tail` its last lines."""
+    """One attempt's eyes and hands."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  by keyword
         self,
+        settings: Settings,
         sessions: Sessions,
         lease: Lease,
         run_dir: RunDir,
-        settings: Settings,
         *,
-        first_seqs: tuple[int, int],
+        heartbeat: Heartbeat,
+        collector: Collector,
+        shipper: CheckpointShipper,
+        slots: GpuSlots,
         is_worker_stopping: Callable[[], bool],
     ) -> None:
+        self._settings = settings
         self._sessions = sessions
         self._lease = lease
         self._run_dir = run_dir
-        self._settings = settings
-        self._metric_seq, self._chunk_seq = first_seqs
+        self._heartbeat = heartbeat
+        self._collector = collector
+        self._shipper = shipper
+        self._slots = slots
         self._is_worker_stopping = is_worker_stopping
-        self._log = FileTail(run_dir.log)
-        self._events = FileTail(run_dir.events)
-        self._news = News()
-        self._progress: Json | None = None
-        self._phase = "starting"
-        self._flushed_at = time.monotonic()
-        self._is_cancel_wanted = False
-        self.error: ErrorEvent | None = None
-        self.log_tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._waiting = News()
+        self._flushed_at = self._looked_at_disk = time.monotonic()
 
-    def run(self, command: str) -> tuple[int, StopReason | None]:
-        """Run a trainer command to its end. Returns its exit code (-N: signal N) and why it was stopped, if it was.
+    def run(self, command: str) -> tuple[Exit, StopReason | None]:
+        """Run a trainer command to its end. Returns how it ended and why it was stopped, if it was.
 
-        Raises LeaseLost after everything that the trainer started is gone.
+        Raises LeaseLost. In any case everything that the trainer started is gone then.
         """
         words = [*self._settings.trainer_command, command, str(self._run_dir.path)]
-        trainer = Trainer(words, self._run_dir.path, self._run_dir.log)
-        stop_reason = None
+        trainer = Trainer(
+            words,
+            self._run_dir.path,
+            self._run_dir.log,
+            environment=self._slots.environment,
+            held=self._slots.locks,
+        )
+        stall, stop_reason = StallClock(self._settings), None
         try:
-            while trainer.poll() is None:
-                self._collect()
-                self._flush_if_due()
-                stop_reason = self._find_stop_reason()
-                if stop_reason is not None:
-                    self._begin_stopping(stop_reason)
-                    break
+            self._heartbeat.watch(trainer)
+            while trainer.is_running:
+                self._look(stall)
+                reason = self._find_stop_reason(stall)
+                if reason is not None and (stop_reason is None or reason == StopReason.CANCELLED != stop_reason):
+                    stop_reason = reason
+                    self._begin_stopping(reason, trainer)
                 trainer.wait(POLL_SECONDS)
         finally:
-            exit_code = trainer.stop(self._settings.stop_grace_seconds)
-        self._collect(to_the_end=True)
-        self._flush(patiently=True)
-        return exit_code, stop_reason
+            self._heartbeat.watch(None)
+            ending = trainer.end()
+        self.finish_collecting()
+        return ending, stop_reason
 
-    def _begin_stopping(self, reason: StopReason) -> None:
+    def finish_collecting(self) -> None:
+        """Everything that the run told is in the database then, however long that is away."""
+        while self._collector.collect(to_the_end=True) or self._has_news():
+            self._flush(patiently=True)
+
+    def _look(self, stall: StallClock) -> None:
+        if self._heartbeat.is_lost:
+            raise LeaseLost(self._lease.job_id)
+        self._collector.collect()
+        stall.look(num_events=self._collector.num_events, last_step=self._collector.last_step)
+        self._shipper.wake_if_new()
+        self._flush_if_due()
+
+    def _find_stop_reason(self, stall: StallClock) -> StopReason | None:
+        if self._heartbeat.wish is not None:
+            return self._heartbeat.wish
+        if self._is_worker_stopping():
+            return StopReason.WORKER_STOPPED
+        if self._heartbeat.is_running_out():
+            return StopReason.DATABASE_LOST
+        if stall.is_stalled(self._collector.phase):
+            return StopReason.STALLED
+        return StopReason.DISK_FULL if self._is_disk_full() else None
+
+    def _is_disk_full(self) -> bool:
+        now = time.monotonic()
+        if now - self._looked_at_disk < min(1.0, self._settings.heartbeat_seconds):
+            return False
+        self._looked_at_disk = now
+        return shutil.disk_usage(self._run_dir.path).free < self._settings.disk_reserve_bytes / 2
+
+    def _begin_stopping(self, reason: StopReason, trainer: Trainer) -> None:
+        saves = reason in _SAVE_FIRST
+        trainer.stop(self._settings.save_grace_seconds if saves else self._settings.stop_grace_seconds)
+        logger.info("%s: stopping: %s", self._lease.job_id, reason)
         try:
             with self._sessions.begin() as session:
                 lifecycle.begin_stopping(session, self._lease, reason)
         except LOST_DATABASE as error:
             logger.warning("%s: stopping, which the database does not hear: %s", self._lease.job_id, error)
 
-    def _find_stop_reason(self) -> StopReason | None:
-        if self._is_cancel_wanted:
-            return StopReason.CANCELLED
-        return StopReason.WORKER_STOPPED if self._is_worker_stopping() else None
-
-    # --- From the files ---
-
-    def _collect(self, *, to_the_end: bool = False) -> None:
-        """Takes what is new; but while as much waits for the database as one look takes in, it stays on disk."""
-        if self._is_full() and not to_the_end:
-            return
-        while events := self._events.read_lines():
-            for line in events.splitlines():
-                self._take_line(line)
-            if not to_the_end:
-                break
-        while data := self._log.read_lines(to_the_end=to_the_end):
-            for chunk in split_chunks(data):
-                self._take_log(clean_text(chunk))
-            if not to_the_end:
-                break
-            self._flush(patiently=True)
-
-    def _is_full(self) -> bool:
-        return len(self._news.log_chunks) * CHUNK_BYTES >= READ_BYTES or len(self._news.metrics) >= MAX_METRICS
-
-    def _take_line(self, line: bytes) -> None:
-        try:
-            self._take_event(parse_event(line))
-        except ValidationError:
-            logger.warning("%s: an event that is none: %.200r", self._lease.job_id, line)
-
-    def _take_log(self, text: str) -> None:
-        self._chunk_seq += 1
-        lines = text.splitlines()
-        self._news.log_chunks.append({"seq": self._chunk_seq, "num_lines": len(lines), "text": text})
-        self.log_tail.extend(lines[-TAIL_LINES:])
-
-    def _take_event(self, event: Event) -> None:
-        if isinstance(event, MetricsEvent):
-            self._take_metrics(event)
-            return
-        if isinstance(event, CheckpointEvent):
-            row = {"path": event.path, "num_bytes": event.bytes, "metrics": event.metrics}
-            self._news.checkpoints.append({"id": new_id("ckpt"), "step": event.step, **row})
-            self._add_event(event.type, f"checkpoint at step {event.step}", {"step": event.step, "bytes": event.bytes})
-        elif isinstance(event, ErrorEvent):
-            self.error = event
-            self._add_event(event.type, event.message, {"code": event.code, "remedy": event.remedy, **event.details})
-        elif event.type == "phase":
-            self._phase = event.phase
-            self._add_event(event.type, event.message or event.phase, {"phase": event.phase, **event.details})
-            self._update_progress()
-        else:
-            self._add_event(event.type, event.message, {"code": event.code, **event.details})
-
-    def _take_metrics(self, event: MetricsEvent) -> None:
-        self._metric_seq += 1
-        row = {"step": event.step, "epoch": event.epoch, "tokens": event.tokens, "values": event.values}
-        self._news.metrics.append({"seq": self._metric_seq, **row})
-        self._news.latest_metrics |= event.values
-        self._progress = {
-            "step": event.step,
-            "max_steps": event.max_steps,
-            "epoch": event.epoch,
-            "tokens": event.tokens,
-            "percent": round(100 * event.step / max(event.max_steps, 1), 2),
-            "eta_seconds": event.eta_seconds,
-        }
-        self._phase = "training"
-        self._update_progress()
-
-    def _update_progress(self) -> None:
-        if self._progress is not None:
-            self._news.progress = {**self._progress, "phase": self._phase}
-
-    def _add_event(self, type_: str, message: str, data: Json) -> None:
-        self._news.events.append({"id": new_id("evt"), "type": type_, "message": message, "data": data})
-
     # --- Into the database ---
 
+    def _has_news(self) -> bool:
+        """News that were taken and not stored wait beside those that came since."""
+        return self._collector.news != News() or self._waiting != News()
+
     def _flush_if_due(self) -> None:
-        age = time.monotonic() - self._flushed_at
-        has_news = self._news != News()
-        if self._is_full() or age >= (self._settings.flush_seconds if has_news else self._settings.heartbeat_seconds):
+        is_due = time.monotonic() - self._flushed_at >= self._settings.flush_seconds
+        if self._has_news() and (is_due or self._collector.is_full()):
             try:
                 self._flush()
             except LOST_DATABASE as error:
+                self._flushed_at = time.monotonic()
                 logger.warning("%s: the database does not answer, the news wait: %s", self._lease.job_id, error)
-                if age > 0.75 * self._lease.seconds:
-                    # Nobody may take the job before this trainer is gone, so it goes before its lease ends.
-                    raise LeaseLost(self._lease.job_id) from error
 
     def _flush(self, *, patiently: bool = False) -> None:
-        """Raises a database's error at once; or, patiently, when the lease is about to end."""
-        seconds = 0.75 * self._lease.seconds if patiently else 0
-        self._is_cancel_wanted = run_until_done(
-            self._sessions, lambda session: lifecycle.store_news(session, self._lease, self._news), seconds
-        )
-        self._news = News()
+        """Raises a database's error at once; or, patiently, only when this worker must stop."""
+        if self._waiting == News():
+            self._waiting = self._collector.take_news()
+        if self._waiting == News():
+            return
+        news = self._waiting
+        is_over = self._is_worker_stopping if patiently else lambda: True
+        run_until_done(self._sessions, lambda session: lifecycle.store_news(session, self._lease, news), is_over)
+        self._waiting = News()
         self._flushed_at = time.monotonic()

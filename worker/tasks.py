@@ -5,118 +5,188 @@ import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy.orm import Session
 
 from jobs import lifecycle, repository
 from jobs.database import LOST_DATABASE, run_until_done
 from jobs.errors import InvalidRequest, LeaseLost
-from jobs.lifecycle import Lease
+from jobs.lifecycle import Claimant, Ending, Lease
 from jobs.model_registry import get_model
-from jobs.models import Dataset, Job, Json
-from jobs.status import FailureReason, StopReason
-from jobs.store import Store
+from jobs.models import Adapter, Dataset, Job, Json
+from jobs.status import FailureReason, Fault
+from jobs.store import Store, StoreUnavailable
 from jobs.task_queue import BROKER_ERRORS, TASKS, Queue, ring
 from trainer_core.data.validation import validate_file
-from worker.app import SETTINGS, STOPPING, WORKER_ID, app, get_num_gpus, get_sessions
-from worker.attempt import create_run_dir, delete_private_files, describe_failure, get_run_dir, store_adapter
+from worker.app import SETTINGS, STOPPING, app, get_num_gpus, get_owner, get_sessions
+from worker.attempt import create_run_dir, get_run_dir, store_adapter
+from worker.checkpoints import CheckpointShipper, fetch_checkpoint, ship_rest
+from worker.collector import Collector
+from worker.gpus import GpuSlots, claiming
+from worker.heartbeat import Heartbeat, read_clock
+from worker.host import build_retries, close_run_dir
+from worker.machine import HOSTNAME
 from worker.monitor import Monitor
+from worker.presence import find_problem
+from worker.verdict import Fate, Verdict, judge
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
+_RETRIES = build_retries(SETTINGS)
 COUNT_WAITING = {Queue.TRAIN: repository.count_queued_jobs, Queue.CHECK: repository.count_waiting_datasets}
 
 
 @app.task(name=TASKS[Queue.TRAIN])  # type: ignore[untyped-decorator]
 def run_next_job() -> None:
-    """Take the best queued job, if there is one, and see it through."""
-    if STOPPING.is_set():
+    """Take the job whose turn it is, if it fits on what is free here, and see it through."""
+    if find_problem(SETTINGS, is_stopping=STOPPING.is_set()) is not None:
         return
-    with get_sessions().begin() as session:
-        claimed = lifecycle.claim_job(session, WORKER_ID, SETTINGS.lease_seconds, get_num_gpus())
-    if claimed is None:
-        return
-    job, lease = claimed
-    logger.info("%s: attempt %d", job.id, job.attempt)
+    asked_at = read_clock()
+    with GpuSlots(SETTINGS, get_num_gpus()) as slots:
+        claimed = _claim_job(slots)
+        if claimed is None:
+            return
+        job, lease = claimed
+        logger.info("%s: attempt %d", job.id, job.attempt)
+        _ring_for_the_next(Queue.TRAIN)
+        with Heartbeat(SETTINGS, lease, asked_at) as heartbeat:
+            _see_through(job, lease, heartbeat, slots)
     _ring_for_the_next(Queue.TRAIN)
+
+
+def _claim_job(slots: GpuSlots) -> tuple[Job, Lease] | None:
+    with claiming(SETTINGS):
+        slots.take_free()
+        claimant = Claimant(
+            owner=get_owner().id,
+            hostname=HOSTNAME,
+            lease_seconds=SETTINGS.lease_seconds,
+            host_gpus=get_num_gpus(),
+            free_gpus=len(slots),
+            patience_seconds=SETTINGS.patience_seconds,
+        )
+        with get_sessions().begin() as session:
+            claimed = lifecycle.claim_job(session, claimant)
+        slots.keep(claimed[0].num_gpus if claimed else 0)
+    return claimed
+
+
+def _see_through(job: Job, lease: Lease, heartbeat: Heartbeat, slots: GpuSlots) -> None:
+    run_dir = get_run_dir(SETTINGS, job)
     try:
-        run_attempt(job, lease)
+        run_attempt(job, lease, heartbeat, slots)
     except LeaseLost:
         logger.warning("%s: it belongs to somebody else now", job.id)
     except LOST_DATABASE:
-        logger.exception("%s: the database was away for too long; the job is queued again when its lease ends", job.id)
+        logger.exception("%s: the database was away until the end; the job goes on when its lease is over", job.id)
+    except StoreUnavailable as error:
+        logger.warning("%s: the store does not answer: %s", job.id, error)
+        reason = {"code": FailureReason.STORE_UNAVAILABLE, "message": f"the store does not answer: {error}"}
+        _end(lease, lambda s: lifecycle.give_back(s, lease, Ending(reason, Fault.INFRASTRUCTURE), _RETRIES))
     except Exception as error:
         logger.exception("%s: the worker failed", job.id)
         message = f"the worker failed with {type(error).__name__}; its log says more"
-        _end(
-            lease,
-            lambda session: lifecycle.fail(session, lease, {"code": FailureReason.INTERNAL_ERROR, "message": message}),
-        )
+        reason = {"code": FailureReason.INTERNAL_ERROR, "message": message}
+        _end(lease, lambda s: lifecycle.give_back(s, lease, Ending(reason, Fault.TRAINING), _RETRIES))
+    finally:
+        close_run_dir(run_dir)
 
 
-def run_attempt(job: Job, lease: Lease) -> None:
-    """Prepare, train, verify; then one final status, in the transaction that stores what proves it."""
+def run_attempt(job: Job, lease: Lease, heartbeat: Heartbeat, slots: GpuSlots) -> None:
+    """Prepare, train, verify; then one end, in the transaction that stores what proves it."""
     sessions, store = get_sessions(), Store(SETTINGS.store_location)
     try:
         model = get_model(SETTINGS, job.model)
     except InvalidRequest as error:
         reason = {"code": FailureReason.MODEL_UNAVAILABLE, "message": error.message}
-        _end(lease, lambda session: lifecycle.fail(session, lease, reason))
+        _end(lease, lambda session: lifecycle.fail(session, lease, Ending(reason, Fault.USER)))
         return
-    datasets, first_seqs = run_until_done(
-        sessions,
-        lambda session: (repository.list_datasets_of_job(session, job), repository.get_last_seqs(session, job.id)),
-        0.75 * lease.seconds,
-    )
     run_dir = get_run_dir(SETTINGS, job)
-    monitor = Monitor(sessions, lease, run_dir, SETTINGS, first_seqs=first_seqs, is_worker_stopping=STOPPING.is_set)
+    attempt, last_seqs, datasets = _run(
+        lambda session: (
+            repository.get_attempt(session, job.id, job.attempt),
+            repository.get_last_seqs(session, job.id),
+            repository.list_datasets_of_job(session, job),
+        )
+    )
+    create_run_dir(run_dir, store, job, model, datasets)
+    fetched = fetch_checkpoint(sessions, store, lease, run_dir)
+    keep = job.spec["training"]["keep_checkpoints"]
+    shipper = CheckpointShipper(sessions, store, lease, run_dir, attempt=job.attempt, keep=keep, stored_steps=fetched)
+    collector = Collector(run_dir, attempt, last_seqs)
+    monitor = Monitor(
+        SETTINGS,
+        sessions,
+        lease,
+        run_dir,
+        heartbeat=heartbeat,
+        collector=collector,
+        shipper=shipper,
+        slots=slots,
+        is_worker_stopping=STOPPING.is_set,
+    )
     try:
-        create_run_dir(run_dir, store, job, model, datasets)
-        exit_code, stop_reason = monitor.run("train")
-        if exit_code == 0 and stop_reason is None:
-            exit_code, stop_reason = monitor.run("verify")
+        verdict = judge(*monitor.run("train"), collector.error, collector.log_tail)
     finally:
-        delete_private_files(run_dir)
+        ship_rest(shipper, run_dir, SETTINGS.save_grace_seconds)
+    if verdict.fate == Fate.SUCCEED:
+        verdict = judge(*monitor.run("verify"), collector.error, collector.log_tail)
     verification = _load_json(run_dir.verification)
-    adapter = store_adapter(store, job, run_dir) if exit_code == 0 and stop_reason is None else None
+    adapter = store_adapter(store, job, run_dir) if verdict.fate == Fate.SUCCEED else None
+    _end(lease, lambda session: _conclude(session, lease, verdict, adapter, verification))
 
-    def finish(session: Session) -> None:
-        if stop_reason == StopReason.CANCELLED:
-            lifecycle.cancel(session, lease, exit_code=exit_code)
-        elif stop_reason == StopReason.WORKER_STOPPED:
-            reason = {"code": stop_reason, "message": "its worker was stopped"}
-            lifecycle.requeue(session, lease, reason, exit_code=exit_code)
-        elif adapter is None or verification is None:
-            failure = describe_failure(exit_code, monitor.error, monitor.log_tail)
-            lifecycle.fail(session, lease, failure, exit_code=exit_code, verification=verification)
-        else:
+
+def _conclude(
+    session: Session, lease: Lease, verdict: Verdict, adapter: Adapter | None, verification: Json | None
+) -> None:
+    match verdict.fate:
+        case Fate.SUCCEED:
+            assert adapter is not None
+            assert verification is not None
             lifecycle.succeed(session, lease, adapter, verification)
+        case Fate.CANCEL:
+            lifecycle.cancel(session, lease, verdict.ending)
+        case Fate.GIVE_BACK:
+            lifecycle.give_back(session, lease, verdict.ending, _RETRIES)
+        case Fate.FAIL:
+            lifecycle.fail(session, lease, verdict.ending, verification)
 
-    _end(lease, finish)
+
+def _run(work: Callable[[Session], Result]) -> Result:
+    """A transaction that waits for a database that is away; when this worker must stop, not for ever."""
+    return run_until_done(get_sessions(), work, STOPPING.is_set)
 
 
 def _end(lease: Lease, work: Callable[[Session], None]) -> None:
-    """The last word about an attempt, which waits for a database that is away as long as the lease may last."""
-    run_until_done(get_sessions(), work, 0.75 * lease.seconds)
+    """The last word about an attempt."""
+    try:
+        _run(work)
+    except LeaseLost:
+        logger.warning("%s: it belongs to somebody else now", lease.job_id)
 
 
 @app.task(name=TASKS[Queue.CHECK])  # type: ignore[untyped-decorator]
 def check_next_dataset() -> None:
     """Take the oldest unchecked dataset, if there is one, and check its rows."""
+    if find_problem(SETTINGS, is_stopping=STOPPING.is_set()) is not None:
+        return
+    owner = get_owner().id
     with get_sessions().begin() as session:
-        dataset = lifecycle.claim_dataset(session, WORKER_ID, SETTINGS.lease_seconds)
+        dataset = lifecycle.claim_dataset(session, owner, SETTINGS.lease_seconds)
     if dataset is None:
         return
     _ring_for_the_next(Queue.CHECK)
     try:
         report = _check_dataset(dataset)
-    except OSError:
+    except (OSError, StoreUnavailable):
         logger.exception("%s: cannot be read now; its check is tried again when this lease ends", dataset.id)
         return
     logger.info("%s: %s rows, ok: %s", dataset.id, report["rows"], report["ok"])
     try:
-        with get_sessions().begin() as session:
-            lifecycle.finish_dataset(session, dataset.id, WORKER_ID, report)
+        _run(lambda session: lifecycle.finish_dataset(session, dataset.id, owner, report))
     except LeaseLost:
         logger.warning("%s: somebody else checks it now", dataset.id)
         return
@@ -131,7 +201,7 @@ def _check_dataset(dataset: Dataset) -> Json:
             store.fetch(dataset.store_key, path)
             report = validate_file(path)
             return {"ok": report.ok, **report.model_dump(mode="json")}
-    except OSError:  # The store or the disk, not the rows.
+    except (OSError, StoreUnavailable):  # Not the rows.
         raise
     except Exception as error:  # An unreadable dataset is rejected, not tried for ever.
         logger.exception("%s: the check failed", dataset.id)

@@ -1,5 +1,6 @@
 """The pages. Each shows what the public API's own functions return, so that both always agree."""
 
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -12,7 +13,7 @@ from api.dependencies import Caller, IdentityDep, ServicesDep, Transaction, Tran
 from api.routes import datasets as dataset_routes
 from api.routes import jobs as job_routes
 from api.routes import models as model_routes
-from api.schemas import DatasetRead
+from api.schemas import DatasetRead, JobRead
 from jobs import repository
 from jobs.status import FINAL, DatasetStatus, JobStatus
 
@@ -62,12 +63,15 @@ def show_job(job_id: str, transaction: TransactionDep) -> Response:
     with transaction as caller:
         last_metric, last_chunk = repository.get_last_seqs(caller.session, job_id)
         dataset_names = _name_datasets(caller, job.dataset, job.validation)
+    attempts = job_routes.list_attempts(job_id, transaction).data if job.attempt > 1 else []
     logs = job_routes.list_logs(job_id, transaction, after=max(0, last_chunk - _LOG_CHUNKS), limit=_LOG_CHUNKS)
     log_lines = [line for chunk in logs.data for line in chunk.text.splitlines()]
     return render(
         "job.html",
         job=job,
         is_final=job.status in FINAL,
+        actions=_list_actions(job),
+        attempts=attempts,
         datasets=dataset_names,
         settings=list_settings(job.training),
         events=job_routes.list_events(job_id, transaction, limit=_EVENTS),
@@ -90,6 +94,31 @@ def show_dataset(dataset_id: str, transaction: TransactionDep) -> Response:
     is_checked = dataset.status != DatasetStatus.VALIDATING
     report = dataset_routes.get_report(dataset_id, transaction) if is_checked else None
     return render("dataset.html", dataset=dataset, report=report)
+
+
+@dataclass(frozen=True)
+class Action:
+    """A button that asks for something to become of the job."""
+
+    name: str
+    label: str
+    is_enabled: bool
+    style: str = "secondary"
+
+
+def _list_actions(job: JobRead) -> list[Action]:
+    """Those that make sense for its status; one that is under way is shown without being enabled."""
+    is_final = job.status in FINAL
+    is_going = not is_final and job.cancel_requested_at is None
+    cancel_label = "Cancel the job" if is_going or is_final else "Cancelling…"
+    cancel = Action("cancel", cancel_label, is_going, "danger")
+    if is_final:
+        return [Action("retry", "Retry", True), cancel]
+    if job.status == JobStatus.PAUSED:
+        return [Action("resume", "Resume", is_going, "primary"), cancel]
+    if job.status == JobStatus.PAUSING:
+        return [Action("pause", "Pausing…", False), cancel]
+    return [Action("pause", "Pause", is_going and job.status != JobStatus.STOPPING), cancel]
 
 
 def _list_datasets(transaction: Transaction) -> list[DatasetRead]:

@@ -8,7 +8,8 @@ from fastapi.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 
 from api.dependencies import IdentityDep, Services, ServicesDep, TransactionDep
-from api.schemas import DatasetRead, Deleted, Page, read_dataset
+from api.pages import Page
+from api.schemas import DatasetRead, Deleted, read_dataset
 from jobs import repository
 from jobs.database import tenant_transaction
 from jobs.errors import Conflict, InvalidRequest, TooLarge

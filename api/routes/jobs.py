@@ -1,31 +1,33 @@
-"""Create, list, read and cancel jobs; read what happened to one."""
+"""Create, list, read, pause, resume, cancel and retry jobs; read what happened to one."""
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, BinaryIO, TypeVar
+from typing import Annotated, Any, BinaryIO, TypeVar
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Body, Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from api.dependencies import ServicesDep, Transaction, TransactionDep
-from api.plan_schemas import PlanRead, read_plan
-from api.schemas import (
-    CursorPage,
+from api.history_schemas import (
+    AttemptRead,
+    CheckpointRead,
     EventRead,
-    JobRead,
     LogChunkRead,
     MetricRead,
-    Page,
+    read_attempt,
+    read_checkpoint,
     read_event,
-    read_job,
     read_log_chunk,
     read_metric,
 )
+from api.pages import CursorPage, Page
+from api.plan_schemas import PlanRead, read_plan
+from api.schemas import JobRead, read_job
 from jobs import lifecycle, repository
 from jobs.spec import JobSpec
 from jobs.status import JobStatus
 from jobs.store import CHUNK_BYTES
-from jobs.submission import plan_submission, submit_job
+from jobs.submission import plan_submission, retry_job, submit_job
 from jobs.task_queue import Queue
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -82,7 +84,7 @@ def create_job(
     with transaction as caller:
         if dry_run:
             return _respond(read_plan(spec, plan_submission(caller.session, services.settings, spec)))
-        job = submit_job(caller.session, caller.identity, services.settings, spec, idempotency_key)
+        job = submit_job(caller.session, caller.identity, services.settings, spec, idempotency_key=idempotency_key)
     services.doorbell.ring(Queue.TRAIN)
     return _respond(read_job(job), 201)
 
@@ -123,6 +125,64 @@ def cancel_job(job_id: str, transaction: TransactionDep) -> JobRead:
     with transaction as caller:
         lifecycle.request_cancel(caller.session, job_id)
         return read_job(repository.get_job_view(caller.session, job_id))
+
+
+@router.post("/{job_id}/pause", status_code=202, summary="Pause a job")
+def pause_job(job_id: str, transaction: TransactionDep) -> JobRead:
+    """At once while it waits; a running job saves a checkpoint, ends, and lets go of its GPUs.
+
+    409 when it is final or being stopped.
+    """
+    with transaction as caller:
+        lifecycle.request_pause(caller.session, job_id)
+        return read_job(repository.get_job_view(caller.session, job_id))
+
+
+@router.post("/{job_id}/resume", summary="Resume a paused job")
+def resume_job(job_id: str, transaction: TransactionDep, services: ServicesDep) -> JobRead:
+    """It waits for a worker again, and goes on from its newest checkpoint. 409 when it is not paused."""
+    with transaction as caller:
+        lifecycle.resume(caller.session, job_id)
+        job = read_job(repository.get_job_view(caller.session, job_id))
+    services.doorbell.ring(Queue.TRAIN)
+    services.doorbell.ring(Queue.CHECK)
+    return job
+
+
+@router.post("/{job_id}/retry", status_code=201, summary="Make a new job of a final one")
+def retry_final_job(
+    job_id: str,
+    transaction: TransactionDep,
+    services: ServicesDep,
+    changes: Annotated[dict[str, Any] | None, Body(examples=[{"training": {"micro_batch_size": 1}}])] = None,
+) -> JobRead:
+    """The new job has the same request, and the old one as its `parent`; it starts from the first step.
+
+    The body, which may be missing, is merged into the request as a JSON merge patch (RFC 7396): null takes a field back
+    to its default. 409 when the old job is not final.
+    """
+    with transaction as caller:
+        job = retry_job(caller.session, caller.identity, services.settings, job_id, changes or {})
+    services.doorbell.ring(Queue.TRAIN)
+    return read_job(job)
+
+
+@router.get("/{job_id}/attempts", summary="How each attempt ended, the newest first")
+def list_attempts(job_id: str, transaction: TransactionDep) -> Page[AttemptRead]:
+    """Each worker that took the job, and the class and reason of its attempt's end."""
+    with transaction as caller:
+        repository.get_job(caller.session, job_id)
+        attempts = repository.list_attempts(caller.session, job_id)
+        return Page(data=[read_attempt(attempt) for attempt in attempts], has_more=False)
+
+
+@router.get("/{job_id}/checkpoints", summary="Checkpoints in the store, the newest first")
+def list_checkpoints(job_id: str, transaction: TransactionDep) -> Page[CheckpointRead]:
+    """Those from which the job can go on, with the metrics of their steps."""
+    with transaction as caller:
+        repository.get_job(caller.session, job_id)
+        checkpoints = repository.list_checkpoints(caller.session, job_id)
+        return Page(data=[read_checkpoint(checkpoint) for checkpoint in checkpoints], has_more=False)
 
 
 @router.get("/{job_id}/logs", summary="The trainer's output")

@@ -5,7 +5,8 @@ from pathlib import Path
 from fastapi import APIRouter
 
 from api.dependencies import IdentityDep, ServicesDep
-from api.schemas import ModelRead, Page
+from api.pages import Page
+from api.schemas import ModelRead
 from jobs.errors import NotFound
 from jobs.model_registry import find_problems, list_models
 from trainer_core.run_dir import ModelSource

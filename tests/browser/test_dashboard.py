@@ -198,6 +198,122 @@ def test_a_job_is_cancelled_from_its_page(page: Page, service: Service, client: 
     expect(page.get_by_role("button", name="Cancel the job")).to_be_disabled()
 
 
+def test_a_waiting_job_is_paused_and_resumed_from_its_page(
+    page: Page, service: Service, client: Client, tmp_path: Path
+) -> None:
+    job_id = submit_script(client, tmp_path, {"resources": {"gpus": 8}})
+    page.goto(f"{service.url}/dashboard/jobs/{job_id}")
+    expect(page.get_by_role("button", name="Resume")).to_have_count(0)
+
+    page.get_by_role("button", name="Pause").click()
+    expect_status(page, "paused")
+    expect(page.locator("[data-field=now]")).to_have_text("waits to be resumed")
+    page.goto(f"{service.url}/dashboard/jobs?status=paused")
+    expect(page.locator(f"tr[data-id={job_id}] .badge")).to_have_text("paused")
+    page.get_by_role("link", name=job_id).click()
+    page.get_by_role("button", name="Resume").click()
+
+    expect_status(page, "queued")
+    expect(page.get_by_role("button", name="Pause")).to_be_enabled()
+    client.post(f"/jobs/{job_id}/cancel")
+
+
+def test_a_running_job_is_paused_and_goes_on_from_its_page(
+    page: Page, service: Service, client: Client, tmp_path: Path
+) -> None:
+    job_id = submit_script(client, tmp_path, steps=60, step_seconds=0.1)
+    page.goto(f"{service.url}/dashboard/jobs/{job_id}")
+    expect(page.locator("[data-field=now]")).to_have_text("training")
+    page.get_by_role("button", name="Pause").click()
+    expect_status(page, "paused")
+    expect(page.locator("[data-field=now]")).to_have_text("waits to be resumed")
+    expect(page.locator("[data-field=eta]")).not_to_contain_text("left")
+    expect(page.get_by_role("region", name="Attempts")).to_be_hidden()
+
+    page.get_by_role("button", name="Resume").click()
+
+    expect_status(page, "succeeded")
+    expect(page.locator("[data-field=steps]")).to_have_text("Step 60 of 60")
+    expect(page.get_by_role("region", name="Attempts").locator("tbody tr")).to_have_count(2)
+
+
+def test_a_cancelled_job_is_retried_from_its_page(page: Page, service: Service, client: Client, tmp_path: Path) -> None:
+    job_id = submit_script(client, tmp_path, {"resources": {"gpus": 8}, "name": "again"})
+    client.post(f"/jobs/{job_id}/cancel")
+    page.goto(f"{service.url}/dashboard/jobs/{job_id}")
+    expect(page.get_by_role("button", name="Cancel the job")).to_be_disabled()
+    expect(page.get_by_role("button", name="Pause")).to_have_count(0)
+
+    page.get_by_role("button", name="Retry").click()
+
+    expect_status(page, "queued")
+    expect(page.get_by_role("link", name=job_id)).to_have_attribute("href", f"/dashboard/jobs/{job_id}")
+    new_id = page.url.rsplit("/", 1)[1]
+    assert client.get(f"/jobs/{new_id}")["parent"] == job_id
+    client.post(f"/jobs/{new_id}/cancel")
+
+
+def test_a_refused_wish_is_shown_and_may_be_tried_again(
+    page: Page, service: Service, client: Client, tmp_path: Path
+) -> None:
+    job_id = submit_script(client, tmp_path, {"resources": {"gpus": 8}})
+    client.post(f"/jobs/{job_id}/cancel")
+    page.goto(f"{service.url}/dashboard/jobs/{job_id}")
+    answer = {"error": {"message": "3 jobs of this key wait already", "code": "queue_limit_reached"}}
+    page.route("**/retry", lambda route: route.fulfill(status=429, json=answer))
+    page.get_by_role("button", name="Retry").click()
+
+    expect(page.get_by_role("alert")).to_have_text("3 jobs of this key wait already")
+    expect(page.get_by_role("button", name="Retry")).to_be_enabled()
+    page.unroute("**/retry")
+    page.route("**/retry", lambda route: route.abort())
+    page.get_by_role("button", name="Retry").click()
+    expect(page.get_by_role("alert")).to_contain_text("look at the newest jobs before you try again")
+
+
+def test_several_attempts_are_told_one_by_one(page: Page, service: Service, client: Client, tmp_path: Path) -> None:
+    job_id = submit_script(client, tmp_path, {"resources": {"gpus": 8}})
+    page.goto(f"{service.url}/dashboard/jobs/{job_id}")
+    attempts = page.get_by_role("region", name="Attempts")
+    expect(attempts).to_be_hidden()
+
+    add_attempts(service, job_id)
+
+    expect(attempts.locator("tbody tr")).to_have_count(2)
+    newest, first = attempts.locator("tbody tr").all()
+    expect(newest).to_contain_text("paused")
+    expect(newest).to_contain_text("40–61")
+    expect(first).to_contain_text("on gpu-host-1")
+    expect(first).to_contain_text("infrastructure")
+    expect(first).to_contain_text("its worker is gone worker_lost")
+    expect(first).to_contain_text("0–57")
+    client.post(f"/jobs/{job_id}/cancel")
+
+
+def test_long_words_stay_inside_their_cards(page: Page, service: Service, client: Client, tmp_path: Path) -> None:
+    job_id = submit_script(client, tmp_path, {"resources": {"gpus": 8}})
+    add_attempts(service, job_id)
+    client.post(f"/jobs/{job_id}/cancel")
+    check = {"name": "unchanged_base", "ok": True, "fingerprint": "sha256:" + "0123456789abcdef" * 4}
+    set_verification(service, job_id, {"ok": True, "checks": [check]})
+
+    for width in (1200, 400):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto(f"{service.url}/dashboard/jobs/{job_id}")
+        expect(page.get_by_role("region", name="Attempts")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator(".card").evaluate_all(LIST_OVERFLOWING) == []
+
+
+LIST_OVERFLOWING = """
+    cards => cards.flatMap(card => [...card.querySelectorAll("td, dd, p, h2")]
+        .filter(element => !element.closest(".scroll"))
+        .filter(element => element.getBoundingClientRect().right > card.getBoundingClientRect().right
+            || element.scrollWidth > element.clientWidth + 1)
+        .map(element => element.textContent))
+"""
+
+
 def test_a_failed_job_says_why_and_what_to_do(page: Page, service: Service, client: Client, tmp_path: Path) -> None:
     job_id = submit_script(client, tmp_path, steps=4, error_code="loss_not_finite", log="the last words\n")
     page.goto(f"{service.url}/dashboard/jobs/{job_id}")
@@ -532,3 +648,18 @@ def set_verification(service: Service, job_id: str, verification: dict[str, obje
     assert service.settings.database_url is not None
     with psycopg.connect(service.settings.database_url.get_secret_value()) as connection:
         connection.execute("UPDATE jobs SET verification = %s WHERE id = %s", [Jsonb(verification), job_id])
+
+
+def add_attempts(service: Service, job_id: str) -> None:
+    """One that ended by its machine's fault, and one that went on from its checkpoint."""
+    lost = Jsonb({"code": "worker_lost", "message": "its worker is gone"})
+    assert service.settings.database_url is not None
+    with psycopg.connect(service.settings.database_url.get_secret_value()) as connection:
+        connection.execute(
+            "INSERT INTO attempts (job_id, number, tenant_id, lease_epoch, worker_id, hostname, ended_at, outcome,"
+            " fault, reason, resumed_from_step, last_step) VALUES"
+            " (%(job)s, 1, 'default', 1, 'w', 'gpu-host-1', now(), 'queued', 'infrastructure', %(lost)s, NULL, 57),"
+            " (%(job)s, 2, 'default', 2, 'w', 'gpu-host-2', now(), 'paused', 'none', NULL, 40, 61)",
+            {"job": job_id, "lost": lost},
+        )
+        connection.execute("UPDATE jobs SET attempt = 2 WHERE id = %s AND finished_at IS NULL", [job_id])

@@ -6,13 +6,20 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from cli.client import ApiError, Client
 from cli.serve import Service
 from jobs.status import FINAL
-from tests.factories import read_all, submit_script, upload_script, wait_for_status, wait_until, write_rows
+from tests.factories import (
+    find_stubborn_child,
+    find_trainer,
+    read_all,
+    submit_script,
+    upload_script,
+    wait_for_status,
+    write_rows,
+)
 
 
 def test_a_job_runs_to_its_adapter(client: Client, tmp_path: Path) -> None:
@@ -64,8 +71,6 @@ def test_the_copies_of_the_rows_are_deleted_after_the_run(client: Client, servic
     ("script", "code", "words"),
     [
         ({"exit_code": 3}, "trainer_died", "exit code 3"),
-        ({"kill_signal": int(signal.SIGKILL)}, "trainer_killed", "SIGKILL"),
-        ({"kill_signal": int(signal.SIGSEGV)}, "trainer_killed", "SIGSEGV"),
         ({"error_code": "loss_not_finite"}, "loss_not_finite", "it went wrong"),
         ({"verify_fails": True}, "artifact_invalid", "changes nothing"),
     ],
@@ -86,6 +91,28 @@ def test_a_dying_trainer_fails_the_job_with_a_reason_and_its_last_lines(
         client.download_adapter(job_id, tmp_path / "none")
 
 
+def test_a_trainer_killed_from_outside_is_started_again(client: Client, tmp_path: Path) -> None:
+    job_id = submit_script(client, tmp_path, steps=4, kill_signal=int(signal.SIGKILL), bad_attempts=2)
+
+    job = wait_for_status(client, job_id, *FINAL)
+
+    assert (job["status"], job["attempt"]) == ("succeeded", 3)
+    waits = [e for e in read_all(client, f"/jobs/{job_id}/events") if e["data"].get("to") == "queued"][1:]
+    assert [event["data"]["fault"] for event in waits] == ["infrastructure"] * 2
+    assert "SIGKILL" in waits[0]["message"]
+
+
+def test_a_trainer_that_crashes_without_progress_is_given_up(client: Client, tmp_path: Path) -> None:
+    job_id = submit_script(client, tmp_path, steps=4, kill_signal=int(signal.SIGSEGV))
+
+    job = wait_for_status(client, job_id, *FINAL)
+
+    assert (job["status"], job["attempt"]) == ("failed", 4)
+    assert (job["reason"]["code"], job["reason"]["last_code"]) == ("no_progress", "trainer_crashed")
+    assert "SIGSEGV" in job["reason"]["message"]
+    assert "step 2/4" in job["reason"]["log_tail"]
+
+
 def test_a_queued_job_is_cancelled_at_once(client: Client, tmp_path: Path) -> None:
     running = submit_script(client, tmp_path, steps=1000, step_seconds=0.05)
     wait_for_status(client, running, "running")
@@ -104,9 +131,8 @@ def test_a_running_job_is_cancelled_with_everything_it_started(
     """Also what ignores SIGTERM in a session of its own, where a process group's signal does not reach."""
     job_id = submit_script(client, tmp_path, steps=1000, step_seconds=0.05, ignore_term=True, spawn_setsid=True)
     wait_for_status(client, job_id, "running")
-    child = psutil.Process(int((service.settings.runs_dir / job_id / "attempt-1" / "child.pid").read_text()))
-    trainer = child.parent()
-    assert trainer is not None
+    run_dir = service.settings.runs_dir / job_id / "attempt-1"
+    child, trainer = find_stubborn_child(run_dir), find_trainer(run_dir)
 
     answer = client.post(f"/jobs/{job_id}/cancel")
     job = wait_for_status(client, job_id, *FINAL)
@@ -121,8 +147,7 @@ def test_a_running_job_is_cancelled_with_everything_it_started(
 
 def test_what_a_finished_trainer_left_running_is_ended(client: Client, service: Service, tmp_path: Path) -> None:
     job_id = submit_script(client, tmp_path, steps=30, step_seconds=0.05, spawn_setsid=True)
-    pid_file = service.settings.runs_dir / job_id / "attempt-1" / "child.pid"
-    child = psutil.Process(int(wait_until(lambda: pid_file.exists() and pid_file.read_text())))
+    child = find_stubborn_child(service.settings.runs_dir / job_id / "attempt-1")
 
     wait_for_status(client, job_id, "succeeded")
 
@@ -212,9 +237,8 @@ def test_another_tenant_sees_nothing(client: Client, other_tenant: Client, tmp_p
 def test_a_trainer_knows_no_secret(client: Client, service: Service, tmp_path: Path) -> None:
     job_id = submit_script(client, tmp_path, steps=100, step_seconds=0.05, spawn_setsid=True)
     wait_for_status(client, job_id, "running")
-    child = psutil.Process(int((service.settings.runs_dir / job_id / "attempt-1" / "child.pid").read_text()))
-    trainer = child.parent()
-    assert trainer is not None
+    run_dir = service.settings.runs_dir / job_id / "attempt-1"
+    trainer = find_trainer(run_dir)
 
     shown = json.dumps([trainer.environ(), trainer.cmdline()])
     client.post(f"/jobs/{job_id}/cancel")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from cli.client import ApiError, Client
 from cli.serve import Service
@@ -362,6 +362,7 @@ def test_the_throughput_is_the_median_of_recent_jobs_of_the_kind(
         with tenant_transaction(api, "a") as session:
             job_id = submit_job(session, identity, settings, spec).id
         with owner.begin() as session:
+            session.execute(text("ALTER TABLE jobs DISABLE TRIGGER guard_job"))  # Nothing ever ran.
             finished = {"status": "succeeded", "finished_at": Job.created_at}
             metrics = {"tokens_per_second": tokens_per_second}
             session.execute(update(Job).where(Job.id == job_id).values(metrics=metrics, **finished))

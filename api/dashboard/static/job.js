@@ -8,7 +8,13 @@ import { Log } from "./log.js";
 const POLL_MS = 1000;
 const FINAL = ["succeeded", "failed", "cancelled"];
 const MAX_EVENTS = 500;
-const FROM_THE_SERVER = ["head", "outcome", "facts", "verification"];
+const FROM_THE_SERVER = ["head", "outcome", "attempts", "facts", "verification"];
+const NOT_DONE = {
+  cancel: "The service did not answer, so the job is not cancelled. Try again.",
+  pause: "The service did not answer, so the job is not paused. Try again.",
+  resume: "The service did not answer, so the job is not resumed. Try again.",
+  retry: "The service did not answer; look at the newest jobs before you try again.",
+};
 
 const page = document.getElementById("job");
 const path = `/jobs/${page.dataset.id}`;
@@ -22,8 +28,8 @@ const charts = new JobCharts(page.dataset.plotly);
 let shownState = page.dataset.state;
 
 localizeTimes();
-enableCancel();
-addCancel();
+enableActions();
+addActions();
 poll(() => update().catch(giveUp), POLL_MS);
 
 /** Returns whether there is more to come. */
@@ -71,16 +77,15 @@ async function showState(job) {
   await refreshSections(location.href, FROM_THE_SERVER);
   shownState = state;
   localizeTimes(page);
-  enableCancel();
+  enableActions();
   setText(document.getElementById("announcement"), `The job is ${job.status}.`);
 }
 
-function showProgress({ progress, queue, metrics, started_at: start, finished_at: end }, isFinal) {
-  const place = queue?.position ? `number ${queue.position} in the queue: ` : "";
+function showProgress({ status, progress, queue, metrics, started_at: start, finished_at: end }, isFinal) {
   fill(page, {
     steps: progress ? `Step ${progress.step} of ${progress.max_steps}` : isFinal ? "It never started to train" : "Not training yet",
-    now: queue ? place + queue.reason : progress && !isFinal ? progress.phase : "",
-    eta: describeRest(progress, isFinal),
+    now: describeNow(status, progress, queue, isFinal),
+    eta: describeRest(status, progress),
     epoch: number(progress?.epoch, 3),
     tokens: progress ? progress.tokens.toLocaleString("en") : "–",
     duration: span(start, end),
@@ -89,10 +94,16 @@ function showProgress({ progress, queue, metrics, started_at: start, finished_at
   for (const cell of page.querySelectorAll("[data-metric]")) setText(cell, number(metrics?.[cell.dataset.metric]));
 }
 
-function describeRest(progress, isFinal) {
+function describeNow(status, progress, queue, isFinal) {
+  if (queue) return (queue.position ? `number ${queue.position} in the queue: ` : "") + queue.reason;
+  if (status === "paused") return "waits to be resumed";
+  return progress && !isFinal ? progress.phase : "";
+}
+
+function describeRest(status, progress) {
   if (!progress) return "";
   const percent = `${number(progress.percent, 3)} %`;
-  const hasRest = !isFinal && progress.eta_seconds > 0 && progress.phase === "training";
+  const hasRest = status === "running" && progress.eta_seconds > 0 && progress.phase === "training";
   return hasRest ? `${percent} · about ${duration(progress.eta_seconds)} left` : percent;
 }
 
@@ -107,28 +118,37 @@ function addEvent(event) {
   if (events.childElementCount > MAX_EVENTS) events.lastElementChild.remove();
 }
 
-function enableCancel() {
-  const button = page.querySelector("[data-action=cancel]");
-  button.disabled = !("enabled" in button.dataset);
+function enableActions() {
+  for (const button of page.querySelectorAll("[data-action]")) button.disabled = !("enabled" in button.dataset);
 }
 
-function addCancel() {
+function addActions() {
   const dialog = document.getElementById("cancel-dialog");
   page.addEventListener("click", (event) => {
-    if (event.target.closest("[data-action=cancel]")) dialog.showModal();
+    const action = event.target.closest("[data-action]")?.dataset.action;
+    if (action === "cancel") dialog.showModal();
+    else if (action) act(action);
   });
   dialog.addEventListener("close", () => {
-    if (dialog.returnValue === "yes") cancel();
+    if (dialog.returnValue === "yes") act("cancel");
     dialog.returnValue = "";
   });
 }
 
-async function cancel() {
+/** What it changes is rendered with the next poll; a retry is a new job, with a page of its own. */
+async function act(action) {
+  const button = page.querySelector(`[data-action=${action}]`);
+  if (button) button.disabled = true; // A second click must not ask for the same again.
+  document.getElementById("action-error").hidden = true;
   try {
-    await request(`${path}/cancel`, { method: "POST" });
+    const job = await request(`${path}/${action}`, { method: "POST" });
+    if (action === "retry") location.assign(`/dashboard/jobs/${job.id}`);
+    shownState = "";
   } catch (error) {
-    if (error instanceof ConnectionLost) showError("The service did not answer, so the job is not cancelled. Try again.");
-    else showError(error.message);
+    if (error instanceof ConnectionLost) showError(NOT_DONE[action]);
+    else if (error instanceof RequestFailed) showError(error.message);
+    else throw error;
+    if (button) button.disabled = !("enabled" in button.dataset);
   }
 }
 

@@ -19,6 +19,16 @@ def test_out_of_memory_has_one_code_whatever_it_is_called(error: Exception) -> N
     assert described.remedy
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["CUDA error: uncorrectable ECC error encountered", "NCCL error in: ProcessGroupNCCL.cpp:2", "[Gloo] peer is gone"],
+)
+def test_what_a_device_or_the_network_did_is_told_apart(text: str) -> None:
+    described = describe(RuntimeError(text))
+    assert described.code == "device_failed"
+    assert described.remedy
+
+
 def test_a_trainer_error_stays_what_it_is() -> None:
     error = ModelError("model_not_loadable", "No.")
     assert describe(error) is error

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.monitor import CHUNK_BYTES, READ_BYTES, FileTail, clean_text, split_chunks
+from worker.collector import CHUNK_BYTES, READ_BYTES, FileTail, clean_text, split_chunks
 
 
 def test_lines_come_once_and_whole(tmp_path: Path) -> None:
