@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from sqlalchemy import Engine, create_engine, func, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.settings import Settings
@@ -74,8 +74,9 @@ def build_sessions(engine: Engine) -> Sessions:
     return sessionmaker(engine, expire_on_commit=False, autoflush=False)
 
 
-LOST_DATABASE = (OperationalError, InterfaceError)
-"""What statements raise when the database does not answer, or went away."""
+LOST_DATABASE = (OperationalError, InterfaceError, InternalError)
+"""What statements raise when the database does not answer or went away; the last also when it ended a session that was
+idle in a transaction, and when it became a standby that takes no writes."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 

@@ -22,8 +22,9 @@ READ_BYTES = 4 << 20
 MAX_METRICS = 10_000
 """As many wait for the database; more wait on disk."""
 TAIL_LINES = 20
-_OVERWRITTEN = re.compile(rb"[^\n]*\r(?!\n)")
-"""What a progress bar wrote over itself."""
+_OVERWRITTEN = re.compile(rb"^[^\n]*\r(?!\n)", re.MULTILINE)
+"""What a progress bar wrote over itself. Looked for at the beginnings of lines only: from every byte of a long line it
+would take many seconds, in which no other thread runs and no lease is renewed."""
 
 
 class FileTail:

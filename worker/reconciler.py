@@ -113,12 +113,12 @@ def ring_for_waiting_work(sessions: Sessions, celery: Celery) -> None:
     """As many rings as there is work, less those that lie in the queue."""
     with sessions.begin() as session:
         waiting = {
-            Queue.TRAIN: repository.count_queued_jobs(session),
-            Queue.CHECK: repository.count_waiting_datasets(session),
+            Queue.TRAIN: repository.count_queued_jobs(session, MAX_RINGS),
+            Queue.CHECK: repository.count_waiting_datasets(session, MAX_RINGS),
         }
     for queue, num_waiting in waiting.items():
         if num_waiting:
-            missing = min(num_waiting, MAX_RINGS) - count_waiting_rings(celery, queue)
+            missing = num_waiting - count_waiting_rings(celery, queue)
             for _ in range(missing):
                 ring(celery, queue)
 

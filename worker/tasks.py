@@ -213,7 +213,7 @@ def _ring_for_the_next(queue: Queue) -> None:
     """One ring wakes one worker; while there is more to do, each wakes the next."""
     try:
         with get_sessions().begin() as session:
-            is_more = COUNT_WAITING[queue](session) > 0
+            is_more = COUNT_WAITING[queue](session, at_most=1) > 0
         if is_more:
             ring(app, queue)
     except (*LOST_DATABASE, *BROKER_ERRORS) as error:

@@ -2,17 +2,16 @@
 
 wishes      what a client causes
 checks      what the check of a dataset causes
-attempts    what a worker does, under a lease
+claims      how a worker gets a job
+attempts    what it does then, under a lease
 recovery    what the reconciler does
 changes     the steps of the above
 """
 
 from jobs.lifecycle.attempts import (
-    Claimant,
     Retries,
     begin_stopping,
     cancel,
-    claim_job,
     fail,
     find_wish,
     give_back,
@@ -26,6 +25,7 @@ from jobs.lifecycle.attempts import (
 )
 from jobs.lifecycle.changes import Ending, Lease, News
 from jobs.lifecycle.checks import claim_dataset, finish_dataset, release_datasets
+from jobs.lifecycle.claims import Claimant, claim_job
 from jobs.lifecycle.recovery import describe_lost_worker, reap_lost_jobs
 from jobs.lifecycle.wishes import create_job, request_cancel, request_pause, resume
 

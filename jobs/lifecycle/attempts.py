@@ -6,7 +6,7 @@ import datetime
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, bindparam, func, select, update
+from sqlalchemy import Row, bindparam, func, select, text, update
 from sqlalchemy.orm import Session
 
 from jobs import repository
@@ -31,21 +31,6 @@ MAX_BACKOFF = 36
 
 
 @dataclass(frozen=True)
-class Claimant:
-    """Who asks for a job, and what it has."""
-
-    owner: str
-    hostname: str
-    lease_seconds: float
-    host_gpus: int = 0
-    """GPUs of the host that this worker may use."""
-    free_gpus: int = 0
-    """Those of them that nothing uses now."""
-    patience_seconds: float = 600
-    """A job that waited for longer keeps GPUs free for itself."""
-
-
-@dataclass(frozen=True)
 class Retries:
     """How often, and how soon, a job is tried again."""
 
@@ -53,42 +38,6 @@ class Retries:
     max_no_progress_restarts: int
     backoff_seconds: float
     """Before the first; each doubles it."""
-
-
-def claim_job(session: Session, claimant: Claimant) -> tuple[Job, Lease] | None:
-    """The job whose turn it is, if it fits; whoever asked, and however often, each job has one owner."""
-    repository.lock_claims(session)
-    found = repository.find_next_job(
-        session,
-        host_gpus=claimant.host_gpus,
-        free_gpus=claimant.free_gpus,
-        patience_seconds=claimant.patience_seconds,
-    )
-    if found is None or not found.fits:
-        return None
-    job = repository.lock_job(session, found.id)
-    if job.status != JobStatus.QUEUED:  # Cancelled or paused in this moment.
-        return None
-    job.attempt += 1
-    job.lease_epoch += 1
-    job.lease_owner, job.heartbeat_at = claimant.owner, func.now()
-    job.lease_expires_at = func.now() + datetime.timedelta(seconds=claimant.lease_seconds)
-    job.started_at = func.coalesce(Job.started_at, func.now())
-    job.deadline_at = _compute_deadline(session, job)
-    job.reason = None
-    change_status(session, job, JobStatus.STARTING, f"attempt {job.attempt} starts", {"worker": claimant.owner})
-    session.add(
-        Attempt(
-            job_id=job.id,
-            number=job.attempt,
-            tenant_id=job.tenant_id,
-            lease_epoch=job.lease_epoch,
-            worker_id=claimant.owner,
-            hostname=claimant.hostname,
-        )
-    )
-    session.flush()
-    return job, Lease(job.id, claimant.owner, job.lease_epoch, claimant.lease_seconds)
 
 
 def renew_lease(session: Session, lease: Lease) -> StopReason | None:
@@ -102,20 +51,20 @@ def find_wish(session: Session, lease: Lease) -> StopReason | None:
 
 
 def store_news(session: Session, lease: Lease, news: News) -> None:
-    job = lock_owned(session, lease)
+    connection = session.connection()
+    job = connection.execute(_LOCK_OWNED, _by(lease)).first()
+    if job is None:
+        raise LeaseLost(lease.job_id)
     if news.progress is not None:
-        job.progress, job.progress_at = news.progress, func.now()
-        job.metrics = {**(job.metrics or {}), **news.latest_metrics}
         if job.status == JobStatus.STARTING:
-            change_status(session, job, JobStatus.RUNNING, "training")
+            change_status(session, lock_owned(session, lease), JobStatus.RUNNING, "training")
+        connection.execute(_TELL_PROGRESS, {"job": job.id, "news": news.progress, "latest": news.latest_metrics})
     for table, rows in ((Event, news.events), (Metric, news.metrics), (LogChunk, news.log_chunks)):
         insert_once(session, job, table, rows)
-    values: Json = {} if news.progress is None else {"last_step": news.progress["step"]}
     if news.offsets is not None:
-        values |= {"log_offset": news.offsets[0], "events_offset": news.offsets[1]}
-    if values:
-        session.execute(_this_attempt(job).values(values))
-    session.flush()
+        offsets = {"log_offset": news.offsets[0], "events_offset": news.offsets[1]}
+        step = {} if news.progress is None else {"last_step": news.progress["step"]}
+        session.execute(_this_attempt(job).values(offsets | step))
 
 
 def record_resume(session: Session, lease: Lease, step: int) -> None:
@@ -238,19 +187,7 @@ def _compute_backoff(job: Job, fault: Fault, retries: Retries) -> datetime.timed
     return datetime.timedelta(seconds=retries.backoff_seconds * factor)
 
 
-def _compute_deadline(session: Session, job: Job) -> Any:
-    """Now and what is left of the time limit, which counts the time that workers spent on the job."""
-    limit = job.spec["resources"].get("time_limit")
-    if limit is None:
-        return None
-    spent = select(func.coalesce(func.sum(Attempt.ended_at - Attempt.started_at), datetime.timedelta()))
-    left = datetime.timedelta(seconds=limit) - (
-        session.scalar(spent.where(Attempt.job_id == job.id)) or datetime.timedelta()
-    )
-    return func.now() + left
-
-
-def _this_attempt(job: Job) -> Any:
+def _this_attempt(job: Any) -> Any:
     return update(Attempt).where(Attempt.job_id == job.id, Attempt.number == job.attempt)
 
 
@@ -276,6 +213,18 @@ _RENEW = (
         lease_expires_at=func.now() + func.make_interval(0, 0, 0, 0, 0, 0, bindparam("seconds")),
     )
     .returning(*_WISH)
+)
+_LOCK_OWNED = select(_jobs.id, _jobs.tenant_id, _jobs.attempt, _jobs.status).where(*_IS_OWNED).with_for_update()
+_TELL_PROGRESS = (
+    update(Job.__table__)  # type: ignore[arg-type]
+    .where(_jobs.id == bindparam("job"))
+    .values(
+        progress=bindparam("news", type_=_jobs.progress.type),
+        progress_at=func.now(),
+        metrics=func.coalesce(_jobs.metrics, text("'{}'::jsonb"), type_=_jobs.metrics.type).op("||")(
+            bindparam("latest", type_=_jobs.metrics.type)
+        ),
+    )
 )
 _DELETE_CHECKPOINTS = Checkpoint.__table__.delete().where(Checkpoint.__table__.c.id == bindparam("checkpoint_id"))  # type: ignore[attr-defined]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import func, update
 from sqlalchemy.dialects.postgresql import Insert, insert
@@ -104,7 +105,7 @@ def add_event(session: Session, job: Job, type_: str, message: str, data: Json) 
     insert_once(session, job, Event, [{"id": new_id("evt"), "type": type_, "message": message, "data": data}])
 
 
-def insert_once(session: Session, job: Job, table: type[Base], rows: Sequence[Json]) -> None:
+def insert_once(session: Session, job: Any, table: type[Base], rows: Sequence[Json]) -> None:
     """Rows about a job; those that are there already stay as they are."""
     if rows:
         owner = {"job_id": job.id, "tenant_id": job.tenant_id, "attempt": job.attempt}

@@ -28,8 +28,9 @@ def count_jobs_of_dataset(session: Session, dataset_id: str) -> int:
     return session.scalar(select(func.count()).select_from(Job).where(uses)) or 0
 
 
-def count_waiting_datasets(session: Session) -> int:
-    return session.scalar(select(func.count()).select_from(_waiting_datasets().subquery())) or 0
+def count_waiting_datasets(session: Session, at_most: int) -> int:
+    """Those that a worker could check now; there may be more than `at_most`."""
+    return session.scalar(select(func.count()).select_from(_waiting_datasets().limit(at_most).subquery())) or 0
 
 
 def lock_waiting_dataset(session: Session) -> Dataset | None:

@@ -13,17 +13,19 @@ _CLAIMS = 7265676  # any number that nothing else of this database locks
 
 _LOCK_CLAIMS = select(func.pg_advisory_xact_lock(_CLAIMS))
 
-# Walks from one (GPUs, key) to the next by the index, however many jobs each has, and looks at the first of each.
+# Walks from one (GPUs, key) to the next by the index, however many jobs each has, and takes the first of each on the
+# way. Only where that one waits after a failure, the next that does not is looked for.
 _NEXT = text("""
 WITH RECURSIVE classes AS (
-    (SELECT num_gpus, created_by FROM jobs WHERE status = 'queued' AND num_gpus <= :host_gpus
-     ORDER BY num_gpus, created_by LIMIT 1)
+    (SELECT num_gpus, created_by, priority, id, queued_at, not_before FROM jobs
+     WHERE status = 'queued' AND num_gpus <= :host_gpus
+     ORDER BY num_gpus, created_by, priority DESC, id LIMIT 1)
     UNION ALL
-    SELECT next.num_gpus, next.created_by FROM classes CROSS JOIN LATERAL (
-        SELECT num_gpus, created_by FROM jobs
+    SELECT next.* FROM classes CROSS JOIN LATERAL (
+        SELECT num_gpus, created_by, priority, id, queued_at, not_before FROM jobs
         WHERE status = 'queued' AND num_gpus <= :host_gpus
           AND (num_gpus, created_by) > (classes.num_gpus, classes.created_by)
-        ORDER BY num_gpus, created_by LIMIT 1
+        ORDER BY num_gpus, created_by, priority DESC, id LIMIT 1
     ) AS next
 ), running AS (
     SELECT created_by, count(*) AS jobs FROM jobs WHERE lease_owner IS NOT NULL GROUP BY created_by
@@ -31,9 +33,12 @@ WITH RECURSIVE classes AS (
 SELECT first.id, first.num_gpus <= :free_gpus AS fits
 FROM classes JOIN api_keys ON api_keys.id = classes.created_by LEFT JOIN running USING (created_by)
 CROSS JOIN LATERAL (
-    SELECT id, num_gpus, priority, queued_at FROM jobs
-    WHERE status = 'queued' AND num_gpus = classes.num_gpus AND created_by = classes.created_by AND not_before <= now()
-    ORDER BY priority DESC, id LIMIT 1
+    SELECT classes.id, classes.num_gpus, classes.priority, classes.queued_at WHERE classes.not_before <= now()
+    UNION ALL
+    (SELECT id, num_gpus, priority, queued_at FROM jobs
+     WHERE classes.not_before > now() AND not_before <= now()
+       AND status = 'queued' AND num_gpus = classes.num_gpus AND created_by = classes.created_by
+     ORDER BY priority DESC, id LIMIT 1)
 ) AS first
 WHERE coalesce(running.jobs, 0) < coalesce(api_keys.max_running, 2147483647)
   AND (first.num_gpus <= :free_gpus OR first.queued_at < now() - make_interval(secs => :patience))
@@ -57,8 +62,9 @@ def find_next_job(session: Session, *, host_gpus: int, free_gpus: int, patience_
     return session.connection().execute(_NEXT, names).first()
 
 
-def count_queued_jobs(session: Session) -> int:
-    return session.scalar(select(func.count()).select_from(_queued_jobs().subquery())) or 0
+def count_queued_jobs(session: Session, at_most: int) -> int:
+    """Those that a worker could take now; there may be more than `at_most`."""
+    return session.scalar(select(func.count()).select_from(_queued_jobs().limit(at_most).subquery())) or 0
 
 
 def count_waiting_jobs_of_key(session: Session, key_id: str) -> int:

@@ -42,23 +42,41 @@ END
 $$
 """
 
-# A job's turn is how many of its key's jobs come before it, those that run included: who has least runs next.
+# A job's turn is how many of its key's jobs come before it, those that run included: who has least runs next. Counted by
+# key: with as many jobs as a queue may hold, comparing each with each would take minutes.
 CREATE_QUEUE_POSITION = """
 CREATE FUNCTION medtune_queue_position(wanted text) RETURNS bigint
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, pg_temp AS $$
+DECLARE
+    job record;
+    turn bigint;
 BEGIN
+    SELECT id, created_by, priority INTO job FROM jobs WHERE id = wanted AND status = 'queued';
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    turn := (SELECT count(*) FROM jobs WHERE created_by = job.created_by AND lease_owner IS NOT NULL)
+          + (SELECT count(*) FROM jobs WHERE created_by = job.created_by AND status = 'queued'
+             AND (priority > job.priority OR (priority = job.priority AND id <= job.id)));
     RETURN (
         WITH running AS (
             SELECT created_by, count(*) AS jobs FROM jobs WHERE lease_owner IS NOT NULL GROUP BY created_by
-        ), places AS MATERIALIZED (
-            SELECT job.id, job.priority, coalesce(running.jobs, 0)
-                   + row_number() OVER (PARTITION BY job.created_by ORDER BY job.priority DESC, job.id) AS turn
-            FROM jobs AS job LEFT JOIN running USING (created_by) WHERE job.status = 'queued'
+        ), keys AS (
+            -- Each key's jobs that come first by priority alone, those of the same priority, and how many of these have
+            -- their turn before this job's.
+            SELECT waiting.created_by, higher, same, turn - 1 - higher - coalesce(running.jobs, 0) AS earlier
+            FROM (
+                SELECT created_by, count(*) FILTER (WHERE priority > job.priority) AS higher,
+                       count(*) FILTER (WHERE priority = job.priority) AS same
+                FROM jobs WHERE status = 'queued' AND priority >= job.priority GROUP BY created_by
+            ) AS waiting LEFT JOIN running USING (created_by)
         )
-        SELECT NULLIF(count(*), 0) FROM places AS job JOIN places AS ahead
-          ON ahead.priority > job.priority
-             OR (ahead.priority = job.priority AND (ahead.turn, ahead.id) <= (job.turn, job.id))
-        WHERE job.id = wanted
+        SELECT sum(higher + least(same, greatest(earlier, 0)) + CASE WHEN earlier BETWEEN 0 AND same - 1 THEN (
+            -- The key's job of the same turn: the older one is first.
+            SELECT (equal.id <= job.id)::int FROM jobs AS equal
+            WHERE equal.created_by = keys.created_by AND equal.status = 'queued' AND equal.priority = job.priority
+            ORDER BY equal.id OFFSET earlier LIMIT 1
+        ) ELSE 0 END) FROM keys
     );
 END
 $$

@@ -76,7 +76,7 @@ FIGURES = {
     "a running job is cancelled": Figure(60, 10),
     "a worker is drained": Figure(150, 25),
     "the backlog starts when the broker is back": Figure(30, 15),
-    "a deaf worker hears again or is restarted": Figure(240, 40),
+    "a deaf worker hears again or is restarted": Figure(240, 75),
     "a POST while the broker is away": Figure(2, 2),
     "the database may be away": Figure(100, 3),
     "the database is away for too long": Figure(600, 11),
@@ -260,7 +260,7 @@ class Cluster:
             node.start()
 
     def wait_until_ready(self) -> None:
-        """The API answers, and every worker has told the database that it lives; who ends meanwhile is started again."""
+        """The API answers, and every worker has told the database that it lives; what ends meanwhile starts again."""
 
         def is_ready() -> bool:
             self.start_stateless_parts()
@@ -285,6 +285,18 @@ class Cluster:
         with redis.Redis.from_url(self.redis_url) as connection:
             connection.flushall()
 
+    def build_node(self, name: str, home: Path | None = None, **overrides: Any) -> Node:
+        """One more, with settings of its own, that is not started; whoever adds it to `nodes` ends it too."""
+        urls = [make_url(_reveal(url)) for url in (self.settings.database_url, self.settings.redis_url)]
+        links = [self._network.open_link(url.port or 0) for url in urls]
+        names = ("MEDTUNE_DATABASE_URL", "MEDTUNE_REDIS_URL")
+        ways = {
+            variable: url.set(port=link.port).render_as_string(hide_password=False)
+            for variable, url, link in zip(names, urls, links, strict=True)
+        }
+        environment = {**build_environment(self.settings.model_copy(update=overrides)), **ways, **self.environment}
+        return Node(name, home or self.home / "nodes" / name, environment, *links)
+
     def _start(self, stack: ExitStack) -> None:
         self.log, self._datasets, self._steps = ClientLog(), dict[str, str](), dict[str, int]()
         self.journals = self.home / "journals"
@@ -296,11 +308,11 @@ class Cluster:
         migrate(engine)
         self._engine = stack.enter_context(_engine(self.settings, Role.WORKER))
         self.sessions: Sessions = build_sessions(self._engine)
-        network = stack.enter_context(Network())
+        self._network = stack.enter_context(Network())
         environment = build_environment(self.settings)
         self.api = Part("api", [*MEDTUNE, "api"], environment, self.home / "api.log")
         self.reconciler = Part("reconciler", [*MEDTUNE, "reconciler"], environment, self.home / "reconciler.log")
-        self.nodes = [self._build_node(f"node-{number}", network) for number in range(self.num_nodes)]
+        self.nodes = [self.build_node(f"node-{number}") for number in range(self.num_nodes)]
         stack.callback(self._stop)
         self.client = Client(f"http://{self.settings.host}:{self.settings.port}", _reveal(self.settings.bootstrap_key))
         stack.callback(self.client.close)
@@ -338,17 +350,6 @@ class Cluster:
             max_infra_restarts=30,
             **{**({"stall_seconds": _STALL_SECONDS} if IS_REAL else SCALED_CLOCKS), **self.overrides},
         )
-
-    def _build_node(self, name: str, network: Network) -> Node:
-        urls = [make_url(_reveal(url)) for url in (self.settings.database_url, self.settings.redis_url)]
-        links = [network.open_link(url.port or 0) for url in urls]
-        names = ("MEDTUNE_DATABASE_URL", "MEDTUNE_REDIS_URL")
-        ways = {
-            variable: url.set(port=link.port).render_as_string(hide_password=False)
-            for variable, url, link in zip(names, urls, links, strict=True)
-        }
-        environment = {**build_environment(self.settings), **ways, **self.environment}
-        return Node(name, self.home / "nodes" / name, environment, *links)
 
     def _stop(self) -> None:
         for part in (self.api, self.reconciler):

@@ -15,6 +15,7 @@
 """
 
 import hashlib
+import itertools
 import json
 import tarfile
 import time
@@ -141,7 +142,7 @@ def _check_job(job: JobHistory, history: History, frozen: Collection[str]) -> It
     if job.id not in frozen:
         yield from (("I2", f"overlap in attempt {row['attempt']}") for row in job.journal if row["kind"] == "overlap")
     epochs = [attempt.epoch for attempt in job.attempts]
-    if any(new <= old for old, new in zip(epochs, epochs[1:], strict=False)):
+    if any(new <= old for old, new in itertools.pairwise(epochs)):
         yield "I3", f"epochs do not rise: {epochs}"
     yield from _check_statuses(job)
     yield from _check_starts(job)
@@ -210,9 +211,8 @@ def _check_steps(job: JobHistory, attempt: AttemptHistory) -> Iterator[tuple[str
 def _check_adapter(job: JobHistory) -> Iterator[tuple[str, str]]:
     if (job.status == JobStatus.SUCCEEDED) != (job.adapter is not None):
         yield "I9", f"it is {job.status}, and its adapter is {job.adapter}"
-    elif job.adapter is not None and job.promise is not None:
-        if job.adapter != compute_adapter(job.promise.num_steps):
-            yield "I9", "its adapter is not that of an uninterrupted run"
+    elif job.adapter and job.promise and job.adapter != compute_adapter(job.promise.num_steps):
+        yield "I9", "its adapter is not that of an uninterrupted run"
 
 
 # --- Gathering --------------------------------------------------------------------------------------------------------
@@ -265,14 +265,20 @@ def _read_attempt(
         epoch=attempt.lease_epoch,
         resumed_from_step=attempt.resumed_from_step,
         is_over=attempt.ended_at is not None,
-        is_lost=(attempt.reason or {}).get("last_code", (attempt.reason or {}).get("code"))
-        == FailureReason.WORKER_LOST,
+        is_lost=_is_lost(attempt),
         log=log.read_bytes() if log and log.exists() else None,
         log_offset=attempt.log_offset,
         stored_log="".join(chunk.text for chunk in chunks if chunk.attempt == attempt.number),
         metric_steps=[metric.step for metric in metrics if metric.attempt == attempt.number],
         strays=[name for found in folders for name in strays.get(str(found), [])],
     )
+
+
+def _is_lost(attempt: Attempt) -> bool:
+    """Also when the job was to be cancelled: then nobody was there to see how its trainer ended."""
+    reason = attempt.reason or {}
+    code = reason.get("last_code", reason.get("code"))
+    return code == FailureReason.WORKER_LOST or (code == "cancelled" and attempt.exit_code is None)
 
 
 def _read_journal(path: Path) -> list[Json]:

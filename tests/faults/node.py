@@ -14,8 +14,8 @@ import psutil
 from cli.serve import MEDTUNE
 from jobs.processes import die_with_parent
 from jobs.task_queue import Queue
-from tests.faults.network import Link
 from tests.factories import find_trainer, wait_until
+from tests.faults.network import Link
 
 
 class Part:
@@ -65,6 +65,10 @@ class Part:
     def kill(self) -> None:
         self.send(signal.SIGKILL)
         self.wait(30)
+
+    def stop(self) -> None:
+        """SIGTERM; returns at once."""
+        self.send(signal.SIGTERM)
 
     def wait(self, seconds: float) -> None:
         if self._process is not None:
@@ -123,7 +127,7 @@ class Node:
     def stop(self) -> None:
         """SIGTERM, as a process manager does; returns at once."""
         for worker in self.workers.values():
-            worker.send(signal.SIGTERM)
+            worker.stop()
 
     def wait(self, seconds: float) -> None:
         for worker in self.workers.values():

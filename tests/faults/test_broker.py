@@ -1,14 +1,15 @@
 """Redis goes away, forgets, lies, or only looks alive."""
 
 import time
+from typing import Any
 
 import redis
 
 from jobs.task_queue import Queue, build_celery, ring
 from tests.faults.harness import FIGURES, PATIENCE, Cluster, check_figure
 
-SHORT = {"steps": 3}
-LONG = {"steps": 100, "step_seconds": 0.05, "save_every": 20}
+SHORT: dict[str, Any] = {"steps": 3}
+LONG: dict[str, Any] = {"steps": 100, "step_seconds": 0.05, "save_every": 20}
 
 
 def test_jobs_are_accepted_and_run_on_while_the_broker_is_away_and_the_rest_starts_when_it_is_back(
@@ -100,8 +101,8 @@ def test_a_worker_whose_connection_only_looks_alive_hears_again_or_is_started_ag
 def test_connections_to_the_broker_that_are_reset_again_and_again_stop_no_worker(cluster: Cluster) -> None:
     """T07: idle and busy."""
     dataset_id = cluster.prepare(steps=10, step_seconds=0.02)
-    ids = []
-    for _ in range(50):
+    ids: list[str] = []
+    for _ in range(20):
         for node in cluster.nodes:
             node.redis.reset()
         if len(ids) < 8:

@@ -1,13 +1,14 @@
 """Postgres goes away: for everybody, or for one node."""
 
 import time
+from typing import Any
 
 import pytest
 
 from tests.faults.harness import Cluster, check_figure, pass_time
 from tests.faults.node import measure_death
 
-LONG = {"steps": 250, "step_seconds": 0.05, "save_every": 5}
+LONG: dict[str, Any] = {"steps": 250, "step_seconds": 0.05, "save_every": 5}
 
 
 def test_a_restart_of_the_database_ends_no_training(cluster: Cluster) -> None:

@@ -10,7 +10,7 @@ from tests.factories import find_stubborn_child
 from tests.faults.harness import Cluster, check_figure
 from tests.faults.node import is_alive, measure_death
 
-LONG = {"steps": 400, "step_seconds": 0.05, "save_every": 5}
+LONG: dict[str, Any] = {"steps": 400, "step_seconds": 0.05, "save_every": 5}
 
 
 def test_a_queued_job_is_cancelled_at_once_and_never_starts(cluster: Cluster) -> None:

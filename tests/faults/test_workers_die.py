@@ -2,13 +2,14 @@
 
 import random
 import time
+from typing import Any
 
 import pytest
 
 from tests.faults.harness import IS_REAL, Cluster, check_figure
 from tests.faults.node import measure_death, wait_for_end
 
-LONG = {"steps": 60, "step_seconds": 0.05, "save_every": 5}
+LONG: dict[str, Any] = {"steps": 60, "step_seconds": 0.05, "save_every": 5}
 
 
 @pytest.mark.parametrize("victim", ["pool_child", "outer", "runner", "trainer"])
