@@ -71,7 +71,7 @@ def ship(settings: Settings, round_: int) -> float:
     with sessions() as session:
         attempt = repository.get_attempt(session, job.id, job.attempt)
     shipper = CheckpointShipper(sessions, Store(settings.store_location), lease, run_dir, attempt=1, keep=2)
-    with GpuSlots(settings, 0) as slots, Heartbeat(settings, lease, read_clock()) as heartbeat:
+    with GpuSlots(settings) as slots, Heartbeat(settings, lease, read_clock()) as heartbeat:
         monitor = Monitor(
             settings,
             sessions,

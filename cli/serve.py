@@ -39,7 +39,7 @@ def start_service(supervisor: Supervisor, settings: Settings) -> Service:
     environment = build_environment(settings)
     supervisor.run("migrate", [*MEDTUNE, "migrate"], environment=environment)
     _build_demo_model(supervisor, settings)
-    worker_grace = settings.save_grace_seconds + 30
+    worker_grace = settings.save_grace_seconds + 60
     supervisor.start("api", [*MEDTUNE, "api"], environment=environment)
     for queue in Queue:
         command = [*MEDTUNE, "worker", "--queue", queue]

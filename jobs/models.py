@@ -161,7 +161,7 @@ class Job(Base):
 
     attempt: Mapped[int] = mapped_column(Integer, server_default="0")
     infra_restarts: Mapped[int] = mapped_column(Integer, server_default="0")
-    """How often it was queued again after a fault that was not its own."""
+    """How often it was queued again after a fault of a machine, a network or the training."""
     no_progress_restarts: Mapped[int] = mapped_column(Integer, server_default="0")
     """How often in a row its training hung or crashed without a new checkpoint."""
     lease_epoch: Mapped[int] = mapped_column(server_default="0")
@@ -209,7 +209,7 @@ class Attempt(Base):
     log_offset: Mapped[int] = mapped_column(server_default="0")
     """Bytes of train.log that are in `log_chunks`."""
     events_offset: Mapped[int] = mapped_column(server_default="0")
-    """Bytes of events.jsonl that are in `events`, `metrics` and `checkpoints`."""
+    """Bytes of events.jsonl that are in `events` and `metrics`."""
     started_at: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
     ended_at: Mapped[datetime.datetime | None]
     outcome: Mapped[str | None]

@@ -8,7 +8,7 @@ from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from jobs import lifecycle, repository
-from jobs.errors import Conflict, InvalidRequest, LimitReached, NotFound
+from jobs.errors import Conflict, InvalidRequest, NotFound
 from jobs.ids import new_id
 from jobs.model_registry import get_model
 from jobs.models import Job, Json
@@ -40,7 +40,7 @@ def submit_job(
             return repository.get_job_view(session, earlier.id)
     model, facts = _check_request(session, settings, spec)
     plan_job(spec, model, facts)  # refuses what could not train
-    _check_limit(session, identity)
+    lifecycle.check_queue_limit(session, identity.key_id, identity.max_queued)
     values = {
         "id": new_id("job"),
         "tenant_id": identity.tenant_id,
@@ -101,14 +101,6 @@ def merge_patch(target: Json, patch: Json) -> Json:
         else:
             merged[name] = value
     return merged
-
-
-def _check_limit(session: Session, identity: Identity) -> None:
-    if identity.max_queued is None:
-        return
-    if repository.count_waiting_jobs_of_key(session, identity.key_id) >= identity.max_queued:
-        message = f"{identity.max_queued} jobs of this key wait already, which is its limit"
-        raise LimitReached("queue_limit_reached", message, remedy="try again when some of them have started")
 
 
 def _check_request(session: Session, settings: Settings, spec: JobSpec) -> tuple[ModelSource, Row[Any]]:

@@ -21,7 +21,9 @@ class PhaseEvent(_EventModel):
     """The run entered a phase."""
 
     type: Literal["phase"] = "phase"
-    phase: Literal["starting", "preparing", "loading", "training", "saving", "verifying", "stopped", "finished"]
+    phase: Literal[
+        "starting", "preparing", "loading", "training", "evaluating", "saving", "verifying", "stopped", "finished"
+    ]
     message: str = ""
     details: dict[str, Any] = {}
 

@@ -444,6 +444,8 @@ def _evaluate(run: _Run) -> dict[str, float]:
     """Mean loss per supervised token on the rows held out; nothing where there are none."""
     if len(run.validation) == 0:
         return {}
+    message = f"validating on {len(run.validation)} sequences"
+    run.reporter.report(PhaseEvent(phase="evaluating", message=message))  # It may take long, and tells nothing else.
     set_evaluation_mode(run.model)
     nll = torch.zeros((), device=run.accelerator.device)
     for micro_batch in run.schedule.cut_for_evaluation(len(run.validation), run.accelerator.process_index):

@@ -11,6 +11,7 @@ from pathlib import Path
 from jobs import lifecycle, repository
 from jobs.database import LOST_DATABASE, Sessions
 from jobs.errors import LeaseLost
+from jobs.ids import new_id
 from jobs.lifecycle import Lease
 from jobs.models import Checkpoint, Json
 from jobs.store import Store, StoreUnavailable
@@ -99,21 +100,34 @@ class CheckpointShipper:
 
     def _ship(self, checkpoint: checkpoints.Checkpoint) -> None:
         archive = self._run_dir.path / f"step-{checkpoint.step}.tar"
-        key = f"checkpoints/{self._lease.job_id}/attempt-{self._attempt}-step-{checkpoint.step}.tar"
+        # A new name each time: what a row tells of must never be written again.
+        key = f"checkpoints/{self._lease.job_id}/{new_id('object')}.tar"
+        with self._sessions.begin() as session:
+            lifecycle.find_wish(session, self._lease)  # Nothing is stored for a job that is not ours any more.
         try:
             _write_archive(archive, checkpoint, self._run_dir)
             written = self._store.put(archive, key)
         finally:
             archive.unlink(missing_ok=True)
         row: Json = {"step": checkpoint.step, "store_key": key, "metrics": checkpoint.metrics}
-        with self._sessions.begin() as session:
-            lifecycle.store_checkpoint(
-                session, self._lease, row | {"num_bytes": written.num_bytes, "sha256": written.sha256}
-            )
-            old = _list_superfluous(repository.list_checkpoints(session, self._lease.job_id), self._keep)
-            lifecycle.remove_checkpoints(session, self._lease, [one.id for one in old])
-        for one in old:
-            self._store.delete(one.store_key)
+        row |= {"num_bytes": written.num_bytes, "sha256": written.sha256}
+        try:
+            with self._sessions.begin() as session:
+                is_new = lifecycle.store_checkpoint(session, self._lease, row)
+                old = _list_superfluous(repository.list_checkpoints(session, self._lease.job_id), self._keep)
+                lifecycle.remove_checkpoints(session, self._lease, [one.id for one in old])
+        except LeaseLost:
+            self._delete([key])
+            raise
+        self._delete([one.store_key for one in old] + ([] if is_new else [key]))
+
+    def _delete(self, keys: list[str]) -> None:
+        """Objects that no row tells of. One that stays takes room, and does no harm."""
+        for key in keys:
+            try:
+                self._store.delete(key)
+            except Exception:  # Each kind of store has errors of its own.
+                logger.exception("%s stays in the store", key)
 
 
 def ship_rest(shipper: CheckpointShipper, run_dir: RunDir, seconds: float) -> None:
@@ -140,7 +154,6 @@ def fetch_checkpoint(sessions: Sessions, store: Store, lease: Lease, run_dir: Ru
                 message = f"the checkpoint at step {row.step} is damaged ({damage}) and passed over"
                 lifecycle.note(session, lease, "checkpoint_damaged", message, step=row.step)
                 lifecycle.remove_checkpoints(session, lease, [row.id])
-                store.delete(row.store_key)
                 continue
             fetched.append(row.step)
             if newest is None:
@@ -155,13 +168,15 @@ def _fetch(store: Store, row: Checkpoint, run_dir: RunDir) -> str | None:
     target = run_dir.checkpoints / f"step-{row.step}"
     if not store.exists(row.store_key):
         return "it is not in the store"
-    store.fetch(row.store_key, archive)
     try:
+        store.fetch(row.store_key, archive)
+        if _hash_file(archive) != row.sha256:  # On its way, perhaps: what is thrown away does not come back.
+            store.fetch(row.store_key, archive)
         if _hash_file(archive) != row.sha256:
             return "it is not what was put into the store"
         _unpack(archive, target, run_dir)
     finally:
-        archive.unlink()
+        archive.unlink(missing_ok=True)
     found = [one for one in checkpoints.list_checkpoints(run_dir.checkpoints) if one.step == row.step]
     damage = checkpoints.find_damage(found[0]) if found else "it has no manifest"
     if damage is not None:

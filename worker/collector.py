@@ -1,6 +1,7 @@
 """Reads what a run appends to its files, and makes rows of it."""
 
 import logging
+import math
 import re
 from collections import deque
 from pathlib import Path
@@ -22,6 +23,8 @@ READ_BYTES = 4 << 20
 MAX_METRICS = 10_000
 """As many wait for the database; more wait on disk."""
 TAIL_LINES = 20
+_MANY = 2**62
+"""What a column holds."""
 _OVERWRITTEN = re.compile(rb"^[^\n]*\r(?!\n)", re.MULTILINE)
 """What a progress bar wrote over itself. Looked for at the beginnings of lines only: from every byte of a long line it
 would take many seconds, in which no other thread runs and no lease is renewed."""
@@ -30,9 +33,10 @@ would take many seconds, in which no other thread runs and no lease is renewed."
 class FileTail:
     """Reads what was appended to a file, whole lines at a time."""
 
-    def __init__(self, path: Path, offset: int = 0) -> None:
+    def __init__(self, path: Path, offset: int = 0, longest_line: int = CHUNK_BYTES) -> None:
         self._path = path
         self.offset = offset
+        self._longest_line = longest_line
 
     def read_lines(self, *, to_the_end: bool = False) -> bytes:
         """New whole lines, up to READ_BYTES. A last line without its end comes when asked for, or when too long."""
@@ -43,8 +47,8 @@ class FileTail:
         except FileNotFoundError:
             return b""
         end = data.rfind(b"\n") + 1
-        if end == 0 and len(data) >= CHUNK_BYTES:
-            end = CHUNK_BYTES
+        if end == 0 and len(data) >= self._longest_line:
+            end = self._longest_line
         if to_the_end and len(data) < READ_BYTES:
             end = len(data)
         self.offset += end
@@ -79,7 +83,7 @@ class Collector:
     def __init__(self, run_dir: RunDir, attempt: Attempt, last_seqs: tuple[int, int]) -> None:
         self._metric_seq, self._chunk_seq = last_seqs
         self._log = FileTail(run_dir.log, attempt.log_offset)
-        self._events = FileTail(run_dir.events, attempt.events_offset)
+        self._events = FileTail(run_dir.events, attempt.events_offset, longest_line=READ_BYTES)
         self._news = News()
         self._progress: Json | None = None
         self.phase = "starting"
@@ -118,7 +122,7 @@ class Collector:
 
     def _take_line(self, line: bytes) -> None:
         try:
-            self._take_event(parse_event(line))
+            self._take_event(parse_event(line.replace(b"\\u0000", b"")))  # Postgres stores no NUL.
         except ValidationError:
             logger.warning("an event that is none: %.200r", line)
 
@@ -145,11 +149,17 @@ class Collector:
             self._add_event(event.type, event.message, {"code": event.code, **event.details})
 
     def _take_metrics(self, event: MetricsEvent) -> None:
+        if not (math.isfinite(event.epoch) and 0 <= event.step < _MANY and 0 <= event.tokens < _MANY):
+            logger.warning(
+                "metrics that cannot be: step %s, epoch %s, tokens %s", event.step, event.epoch, event.tokens
+            )
+            return
+        values = {name: value for name, value in event.values.items() if math.isfinite(value)}
         self._metric_seq += 1
         self.last_step = event.step
-        row = {"step": event.step, "epoch": event.epoch, "tokens": event.tokens, "values": event.values}
+        row = {"step": event.step, "epoch": event.epoch, "tokens": event.tokens, "values": values}
         self._news.metrics.append({"seq": self._metric_seq, **row})
-        self._news.latest_metrics |= event.values
+        self._news.latest_metrics |= values
         self._progress = {
             "step": event.step,
             "max_steps": event.max_steps,

@@ -15,10 +15,8 @@ _NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 def count_gpus(settings: Settings) -> int:
-    """As configured, else one per GPU that the NVIDIA driver shows."""
-    if settings.worker_gpus is not None:
-        return settings.worker_gpus
-    return len(list(_NVIDIA_GPUS.iterdir())) if _NVIDIA_GPUS.is_dir() else 0
+    """As configured, else one per GPU that the NVIDIA driver shows; what CUDA_VISIBLE_DEVICES hides does not count."""
+    return len(list_devices(settings))
 
 
 def describe_hardware(settings: Settings, num_gpus: int) -> Hardware:
@@ -32,9 +30,9 @@ def describe_hardware(settings: Settings, num_gpus: int) -> Hardware:
 class GpuSlots:
     """A context: GPUs that nobody else on this machine uses until it ends."""
 
-    def __init__(self, settings: Settings, num_gpus: int) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._folder = get_gpus_dir(settings)
-        self._num_gpus = num_gpus
+        self._devices = list_devices(settings)
         self._held: dict[str, int] = {}
         """Lock by the device's name in CUDA_VISIBLE_DEVICES."""
 
@@ -60,7 +58,7 @@ class GpuSlots:
     def take_free(self) -> None:
         """All that are free now."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        for name in _list_devices(self._num_gpus):
+        for name in self._devices:
             lock = try_to_lock(self._folder / name.replace("/", "_"))
             if lock is not None:
                 self._held[name] = lock
@@ -78,8 +76,13 @@ def claiming(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _list_devices(num_gpus: int) -> list[str]:
-    """Of the GPUs that the operator lets this worker see, the first ones."""
+def list_devices(settings: Settings) -> list[str]:
+    """The GPUs that this worker may use, as CUDA_VISIBLE_DEVICES names them."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else [str(number) for number in range(num_gpus)]
-    return names[:num_gpus]
+    if visible is not None:
+        names = [name.strip() for name in visible.split(",") if name.strip()]
+        return names[: settings.worker_gpus]
+    count = settings.worker_gpus
+    if count is None:
+        count = len(list(_NVIDIA_GPUS.iterdir())) if _NVIDIA_GPUS.is_dir() else 0
+    return [str(number) for number in range(count)]

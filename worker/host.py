@@ -1,5 +1,6 @@
 """What dead processes of this machine left behind: trainers, news that nobody sent, leases, private files."""
 
+import contextlib
 import logging
 import os
 import shutil
@@ -18,11 +19,10 @@ from worker.attempt import OWNER_FILE, delete_private_files, get_run_dir
 from worker.checkpoints import CheckpointShipper, ship_rest
 from worker.collector import Collector
 from worker.launcher import end_strays
-from worker.machine import get_owners_dir, try_to_lock
+from worker.machine import get_owners_dir, is_owner_alive, try_to_lock
 
 logger = logging.getLogger(__name__)
 
-SHIP_SECONDS = 120.0
 KEEP_RUNS_SECONDS = 7 * 86400.0
 """Logs and events of ended attempts stay on the machine for so long, for whoever looks for a fault."""
 
@@ -54,9 +54,11 @@ def recover_host(sessions: Sessions, settings: Settings) -> None:
 def delete_old_runs(settings: Settings) -> None:
     """Of attempts that ended long ago."""
     for run_dir in list_run_dirs(settings):
-        is_old = time.time() - run_dir.path.stat().st_mtime > KEEP_RUNS_SECONDS
-        if is_old and not (run_dir.path / OWNER_FILE).exists():
-            shutil.rmtree(run_dir.path, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):  # Somebody else of this machine does the same.
+            is_old = time.time() - run_dir.path.stat().st_mtime > KEEP_RUNS_SECONDS
+            owner = _read_owner(run_dir)
+            if is_old and (owner is None or not is_owner_alive(settings, owner)):
+                shutil.rmtree(run_dir.path, ignore_errors=True)
 
 
 def list_run_dirs(settings: Settings) -> Iterator[RunDir]:
@@ -96,6 +98,8 @@ def _recover_job(sessions: Sessions, settings: Settings, job: Job) -> None:
     assert job.lease_owner is not None
     lease = Lease(job.id, job.lease_owner, job.lease_epoch, settings.lease_seconds)
     run_dir = get_run_dir(settings, job)
+    with sessions.begin() as session:
+        lifecycle.renew_lease(session, lease)  # For what follows, in the dead owner's name.
     with sessions() as session:
         attempt = repository.get_attempt(session, job.id, job.attempt)
         collector = Collector(run_dir, attempt, repository.get_last_seqs(session, job.id))
@@ -110,7 +114,7 @@ def _recover_job(sessions: Sessions, settings: Settings, job: Job) -> None:
         shipper = CheckpointShipper(
             sessions, store, lease, run_dir, attempt=job.attempt, keep=keep, stored_steps=stored
         )
-        ship_rest(shipper, run_dir, SHIP_SECONDS)
+        ship_rest(shipper, run_dir, settings.lease_seconds / 2)
     with sessions.begin() as session:
         lifecycle.give_back(session, lease, lifecycle.describe_lost_worker(job), build_retries(settings))
 

@@ -32,11 +32,24 @@ class Owner:
 
     def __init__(self, settings: Settings) -> None:
         self.id = new_id("worker")
-        path = get_owners_dir(settings) / self.id
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = try_to_lock(path)
+        folder = get_owners_dir(settings)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Locked before it has its name: whoever looks for dead owners must not find it free.
+        unnamed = folder / f".{self.id}"
+        lock = try_to_lock(unnamed)
         assert lock is not None
         self.lock = lock
+        unnamed.rename(folder / self.id)
+
+
+def is_owner_alive(settings: Settings, owner: str) -> bool:
+    """On whatever machine shares this home: hostnames of containers change."""
+    for path in settings.locks_dir.glob(f"*/owners/{owner}"):
+        lock = try_to_lock(path)
+        if lock is None:
+            return True
+        os.close(lock)
+    return False
 
 
 def try_to_lock(path: Path) -> int | None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from jobs import lifecycle
 from jobs.database import LOST_DATABASE, Sessions, run_until_done
-from jobs.errors import LeaseLost
 from jobs.lifecycle import Lease, News
 from jobs.settings import Settings
 from jobs.status import StopReason
@@ -97,20 +96,15 @@ class Monitor:
             self._flush(patiently=True)
 
     def _look(self, stall: StallClock) -> None:
-        if self._heartbeat.is_lost:
-            raise LeaseLost(self._lease.job_id)
         self._collector.collect()
         stall.look(num_events=self._collector.num_events, last_step=self._collector.last_step)
         self._shipper.wake_if_new()
         self._flush_if_due()
 
     def _find_stop_reason(self, stall: StallClock) -> StopReason | None:
-        if self._heartbeat.wish is not None:
-            return self._heartbeat.wish
-        if self._is_worker_stopping():
-            return StopReason.WORKER_STOPPED
-        if self._heartbeat.is_running_out():
-            return StopReason.DATABASE_LOST
+        reason = self._heartbeat.find_stop_reason()
+        if reason is not None:
+            return reason
         if stall.is_stalled(self._collector.phase):
             return StopReason.STALLED
         return StopReason.DISK_FULL if self._is_disk_full() else None

@@ -26,10 +26,12 @@ logger = logging.getLogger(__name__)
 OLD_RUNS_SECONDS = 3600.0
 
 
-def find_problem(settings: Settings, *, is_stopping: bool) -> str | None:
+def find_problem(settings: Settings, *, is_stopping: bool, rests_until: float) -> str | None:
     """Why this worker takes no job now."""
     if is_stopping:
         return "it shuts down"
+    if time.monotonic() < rests_until:
+        return "it rests for a minute: its last attempts came to nothing before their first step"
     free = shutil.disk_usage(settings.home).free
     if free < settings.disk_reserve_bytes:
         reserve = settings.disk_reserve_bytes / 2**30
@@ -58,6 +60,32 @@ class DeafnessWatch:
         return time.monotonic() - self._idle_since > self._seconds
 
 
+class Cleaner(threading.Thread):
+    """Finishes, at every heartbeat, what dead workers of this machine began. That may take long; presence must not."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(name="cleaner", daemon=True)
+        self._settings = settings
+        self._sessions = build_sessions(build_engine(settings, Role.WORKER, pool_size=1))
+        self._old_runs_at = 0.0
+
+    def run(self) -> None:
+        while True:
+            try:
+                self._look()
+            except LOST_DATABASE as error:
+                logger.warning("cannot clean up after dead workers now: %s", error)
+            except Exception:
+                logger.exception("cannot clean up after dead workers of this machine")
+            time.sleep(self._settings.heartbeat_seconds)
+
+    def _look(self) -> None:
+        recover_host(self._sessions, self._settings)
+        if time.monotonic() > self._old_runs_at:
+            self._old_runs_at = time.monotonic() + OLD_RUNS_SECONDS
+            delete_old_runs(self._settings)
+
+
 class Presence(threading.Thread):
     """Keeps the worker's row, until `stopping` is set and then until the main process ends."""
 
@@ -70,6 +98,7 @@ class Presence(threading.Thread):
         *,
         num_gpus: int,
         is_stopping: Callable[[], bool],
+        get_rest: Callable[[], float],
     ) -> None:
         super().__init__(name="presence", daemon=True)
         self._settings = settings
@@ -77,11 +106,11 @@ class Presence(threading.Thread):
         self._queue = queue
         self._num_gpus = num_gpus
         self._is_stopping = is_stopping
+        self._get_rest = get_rest
         self._hardware = describe_hardware(settings, num_gpus)
         self._deafness = DeafnessWatch(app, queue, settings.deaf_seconds)
         self._sessions = build_sessions(build_engine(settings, Role.WORKER, pool_size=1))
         self._ended = threading.Event()
-        self._old_runs_at = 0.0
 
     def run(self) -> None:
         while True:
@@ -101,19 +130,15 @@ class Presence(threading.Thread):
     def _look(self) -> None:
         try:
             self._show()
-            recover_host(self._sessions, self._settings)
+            self._end_if_deaf()
         except LOST_DATABASE as error:
             logger.warning("cannot tell the database that this worker lives: %s", error)
         except Exception:
-            logger.exception("cannot clean up after dead workers of this machine")
-        if time.monotonic() > self._old_runs_at:
-            self._old_runs_at = time.monotonic() + OLD_RUNS_SECONDS
-            delete_old_runs(self._settings)
-        self._end_if_deaf()
+            logger.exception("cannot show that this worker lives")
 
     def _show(self) -> None:
         hardware = self._hardware.model_copy(update={"disk_free_bytes": shutil.disk_usage(self._settings.home).free})
-        problem = find_problem(self._settings, is_stopping=self._is_stopping())
+        problem = find_problem(self._settings, is_stopping=self._is_stopping(), rests_until=self._get_rest())
         worker = WorkerDescription(
             self._worker_id, self._queue, HOSTNAME, os.getpid(), self._num_gpus, hardware, problem
         )

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from celery import Celery
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Connection, Engine, func, select
 
 from jobs import audit, lifecycle, repository, workers
 from jobs.database import LOST_DATABASE, Role, Sessions, build_engine, build_sessions
@@ -31,34 +31,44 @@ def run_reconciler(settings: Settings, stopping: threading.Event) -> None:
     """Lead as soon as no other does, and look every `reconcile_seconds`, until stopped."""
     engine = build_engine(settings, Role.WORKER, pool_size=2)
     sessions, celery = build_sessions(engine), build_celery(settings)
+    brake = ReapBrake(settings.lease_seconds)
     while not stopping.is_set():
         try:
-            with _leading(engine) as is_leader:
-                if is_leader:
-                    _lead(sessions, celery, settings, stopping)
+            with _leading(engine) as leader:
+                brake.note_database(is_there=True)
+                if leader is not None:
+                    _lead(leader, sessions, celery, settings, brake, stopping)
         except LOST_DATABASE as error:
             logger.warning("the database does not answer: %s", error)
+            brake.note_database(is_there=False)
         stopping.wait(settings.reconcile_seconds)
 
 
 @contextmanager
-def _leading(engine: Engine) -> Iterator[bool]:
-    """The lock is the connection's: whoever loses that no longer leads."""
+def _leading(engine: Engine) -> Iterator[Connection | None]:
+    """The connection that holds the leader's lock: whoever loses it no longer leads. None: another leads."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         is_leader = bool(connection.scalar(select(func.pg_try_advisory_lock(_LEADER))))
         try:
-            yield is_leader
+            yield connection if is_leader else None
         finally:
             if is_leader:
                 connection.invalidate()  # Back in the pool it would lead on.
 
 
-def _lead(sessions: Sessions, celery: Celery, settings: Settings, stopping: threading.Event) -> None:
+def _lead(
+    leader: Connection,
+    sessions: Sessions,
+    celery: Celery,
+    settings: Settings,
+    brake: "ReapBrake",
+    stopping: threading.Event,
+) -> None:
     """Raises a database's error: then somebody, perhaps this one, begins to lead again."""
     logger.info("leading")
-    brake = ReapBrake(settings.lease_seconds)
     looked_at = 0.0
     while not stopping.wait(settings.reconcile_seconds):
+        leader.scalar(select(1))
         reap(sessions, settings, brake)
         try:
             ring_for_waiting_work(sessions, celery)
@@ -82,6 +92,17 @@ class ReapBrake:
         self._lease_seconds = lease_seconds
         self._released_at = time.monotonic() + lease_seconds
         self._has_paused = False
+        self._lost_at: float | None = None
+
+    def note_database(self, *, is_there: bool) -> None:
+        """A hiccup that cost no worker its lease does not count."""
+        now = time.monotonic()
+        if not is_there:
+            self._lost_at = self._lost_at or now
+        elif self._lost_at is not None:
+            if now - self._lost_at > self._lease_seconds / 4:
+                self._released_at = now + self._lease_seconds
+            self._lost_at = None
 
     def is_on(self, sessions: Sessions) -> bool:
         if time.monotonic() < self._released_at:

@@ -3,7 +3,7 @@
 import json
 import logging
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,22 +19,27 @@ from jobs.status import FailureReason, Fault
 from jobs.store import Store, StoreUnavailable
 from jobs.task_queue import BROKER_ERRORS, TASKS, Queue, ring
 from trainer_core.data.validation import validate_file
-from worker.app import SETTINGS, STOPPING, app, get_num_gpus, get_owner, get_sessions
+from trainer_core.run_dir import ModelSource, RunDir
+from worker.app import SETTINGS, app, get_num_gpus, get_owner, get_rest, get_sessions, is_stopping, note_attempt
 from worker.attempt import create_run_dir, get_run_dir, store_adapter
 from worker.checkpoints import CheckpointShipper, fetch_checkpoint, ship_rest
 from worker.collector import Collector
 from worker.gpus import GpuSlots, claiming
 from worker.heartbeat import Heartbeat, read_clock
 from worker.host import build_retries, close_run_dir
+from worker.launcher import Exit
 from worker.machine import HOSTNAME
 from worker.monitor import Monitor
 from worker.presence import find_problem
 from worker.verdict import Fate, Verdict, judge
+from worker.watched import Interrupted, run_watched
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+LAST_SECONDS = 25.0
+"""A worker that must stop waits so long for its checkpoint to be stored."""
 _RETRIES = build_retries(SETTINGS)
 COUNT_WAITING = {Queue.TRAIN: repository.count_queued_jobs, Queue.CHECK: repository.count_waiting_datasets}
 
@@ -42,17 +47,17 @@ COUNT_WAITING = {Queue.TRAIN: repository.count_queued_jobs, Queue.CHECK: reposit
 @app.task(name=TASKS[Queue.TRAIN])  # type: ignore[untyped-decorator]
 def run_next_job() -> None:
     """Take the job whose turn it is, if it fits on what is free here, and see it through."""
-    if find_problem(SETTINGS, is_stopping=STOPPING.is_set()) is not None:
+    if find_problem(SETTINGS, is_stopping=is_stopping(), rests_until=get_rest()) is not None:
         return
     asked_at = read_clock()
-    with GpuSlots(SETTINGS, get_num_gpus()) as slots:
+    with GpuSlots(SETTINGS) as slots:
         claimed = _claim_job(slots)
         if claimed is None:
             return
         job, lease = claimed
         logger.info("%s: attempt %d", job.id, job.attempt)
-        _ring_for_the_next(Queue.TRAIN)
-        with Heartbeat(SETTINGS, lease, asked_at) as heartbeat:
+        with Heartbeat(SETTINGS, lease, asked_at, is_stopping) as heartbeat:
+            _ring_for_the_next(Queue.TRAIN)
             _see_through(job, lease, heartbeat, slots)
     _ring_for_the_next(Queue.TRAIN)
 
@@ -75,9 +80,9 @@ def _claim_job(slots: GpuSlots) -> tuple[Job, Lease] | None:
 
 
 def _see_through(job: Job, lease: Lease, heartbeat: Heartbeat, slots: GpuSlots) -> None:
-    run_dir = get_run_dir(SETTINGS, job)
+    run_dir, went_well = get_run_dir(SETTINGS, job), False
     try:
-        run_attempt(job, lease, heartbeat, slots)
+        went_well = run_attempt(job, lease, heartbeat, slots)
     except LeaseLost:
         logger.warning("%s: it belongs to somebody else now", job.id)
     except LOST_DATABASE:
@@ -90,20 +95,25 @@ def _see_through(job: Job, lease: Lease, heartbeat: Heartbeat, slots: GpuSlots) 
         logger.exception("%s: the worker failed", job.id)
         message = f"the worker failed with {type(error).__name__}; its log says more"
         reason = {"code": FailureReason.INTERNAL_ERROR, "message": message}
-        _end(lease, lambda s: lifecycle.give_back(s, lease, Ending(reason, Fault.TRAINING), _RETRIES))
+        fault = Fault.INFRASTRUCTURE if isinstance(error, OSError) else Fault.TRAINING
+        _end(lease, lambda s: lifecycle.give_back(s, lease, Ending(reason, fault), _RETRIES))
     finally:
         close_run_dir(run_dir)
+        note_attempt(went_well=went_well)
 
 
-def run_attempt(job: Job, lease: Lease, heartbeat: Heartbeat, slots: GpuSlots) -> None:
-    """Prepare, train, verify; then one end, in the transaction that stores what proves it."""
+def run_attempt(job: Job, lease: Lease, heartbeat: Heartbeat, slots: GpuSlots) -> bool:
+    """Prepare, train, verify; then one end, in the transaction that stores what proves it.
+
+    False when this machine may be the reason that it came to nothing.
+    """
     sessions, store = get_sessions(), Store(SETTINGS.store_location)
     try:
         model = get_model(SETTINGS, job.model)
     except InvalidRequest as error:
         reason = {"code": FailureReason.MODEL_UNAVAILABLE, "message": error.message}
         _end(lease, lambda session: lifecycle.fail(session, lease, Ending(reason, Fault.USER)))
-        return
+        return True
     run_dir = get_run_dir(SETTINGS, job)
     attempt, last_seqs, datasets = _run(
         lambda session: (
@@ -112,8 +122,16 @@ def run_attempt(job: Job, lease: Lease, heartbeat: Heartbeat, slots: GpuSlots) -
             repository.list_datasets_of_job(session, job),
         )
     )
-    create_run_dir(run_dir, store, job, model, datasets)
-    fetched = fetch_checkpoint(sessions, store, lease, run_dir)
+    try:
+        fetched = run_watched(
+            lambda: _prepare(run_dir, store, job, lease, model, datasets),
+            heartbeat.find_stop_reason,
+            SETTINGS.start_seconds,
+        )
+    except Interrupted as interruption:
+        verdict = judge(Exit(None), interruption.reason, None, [])
+        _end(lease, lambda session: _conclude(session, lease, verdict, None, None))
+        return True
     keep = job.spec["training"]["keep_checkpoints"]
     shipper = CheckpointShipper(sessions, store, lease, run_dir, attempt=job.attempt, keep=keep, stored_steps=fetched)
     collector = Collector(run_dir, attempt, last_seqs)
@@ -126,17 +144,33 @@ def run_attempt(job: Job, lease: Lease, heartbeat: Heartbeat, slots: GpuSlots) -
         collector=collector,
         shipper=shipper,
         slots=slots,
-        is_worker_stopping=STOPPING.is_set,
+        is_worker_stopping=is_stopping,
     )
     try:
         verdict = judge(*monitor.run("train"), collector.error, collector.log_tail)
     finally:
-        ship_rest(shipper, run_dir, SETTINGS.save_grace_seconds)
+        seconds = LAST_SECONDS if is_stopping() else SETTINGS.save_grace_seconds
+        run_watched(lambda: ship_rest(shipper, run_dir, seconds), heartbeat.keep_alive, 2 * seconds)
+    adapter = None
     if verdict.fate == Fate.SUCCEED:
         verdict = judge(*monitor.run("verify"), collector.error, collector.log_tail)
+    if verdict.fate == Fate.SUCCEED:
+        try:
+            adapter = run_watched(
+                lambda: store_adapter(store, job, run_dir), heartbeat.find_stop_reason, SETTINGS.start_seconds
+            )
+        except Interrupted as interruption:
+            verdict = judge(Exit(None), interruption.reason, None, [])
     verification = _load_json(run_dir.verification)
-    adapter = store_adapter(store, job, run_dir) if verdict.fate == Fate.SUCCEED else None
     _end(lease, lambda session: _conclude(session, lease, verdict, adapter, verification))
+    return collector.last_step > 0 or verdict.ending.fault not in (Fault.INFRASTRUCTURE, Fault.TRAINING)
+
+
+def _prepare(
+    run_dir: RunDir, store: Store, job: Job, lease: Lease, model: ModelSource, datasets: Sequence[Dataset]
+) -> list[int]:
+    create_run_dir(run_dir, store, job, model, datasets)
+    return fetch_checkpoint(get_sessions(), store, lease, run_dir)
 
 
 def _conclude(
@@ -157,7 +191,7 @@ def _conclude(
 
 def _run(work: Callable[[Session], Result]) -> Result:
     """A transaction that waits for a database that is away; when this worker must stop, not for ever."""
-    return run_until_done(get_sessions(), work, STOPPING.is_set)
+    return run_until_done(get_sessions(), work, is_stopping)
 
 
 def _end(lease: Lease, work: Callable[[Session], None]) -> None:
@@ -171,7 +205,7 @@ def _end(lease: Lease, work: Callable[[Session], None]) -> None:
 @app.task(name=TASKS[Queue.CHECK])  # type: ignore[untyped-decorator]
 def check_next_dataset() -> None:
     """Take the oldest unchecked dataset, if there is one, and check its rows."""
-    if find_problem(SETTINGS, is_stopping=STOPPING.is_set()) is not None:
+    if find_problem(SETTINGS, is_stopping=is_stopping(), rests_until=get_rest()) is not None:
         return
     owner = get_owner().id
     with get_sessions().begin() as session:

@@ -68,7 +68,9 @@ def judge(ending: Exit, stop: StopReason | None, error: ErrorEvent | None, log_t
 
 def _explain(ending: Exit, error: ErrorEvent | None) -> tuple[Json, Fault]:
     code = ending.exit_code
-    if ending.oom_kills > 0 and (error is None or error.code == "rank_died"):
+    # The kernel counts for the whole host or container: only an end that it could have caused is its.
+    is_killed = code is not None and _find_signal(code) == signal.SIGKILL
+    if ending.oom_kills > 0 and (is_killed if error is None else error.code == "rank_died"):
         return {
             "code": FailureReason.OUT_OF_MEMORY,
             "message": "the kernel ended the trainer because the memory of its host or container ran out",

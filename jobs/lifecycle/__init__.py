@@ -27,7 +27,7 @@ from jobs.lifecycle.changes import Ending, Lease, News
 from jobs.lifecycle.checks import claim_dataset, finish_dataset, release_datasets
 from jobs.lifecycle.claims import Claimant, claim_job
 from jobs.lifecycle.recovery import describe_lost_worker, reap_lost_jobs
-from jobs.lifecycle.wishes import create_job, request_cancel, request_pause, resume
+from jobs.lifecycle.wishes import check_queue_limit, create_job, request_cancel, request_pause, resume
 
 __all__ = [
     "Claimant",
@@ -37,6 +37,7 @@ __all__ = [
     "Retries",
     "begin_stopping",
     "cancel",
+    "check_queue_limit",
     "claim_dataset",
     "claim_job",
     "create_job",

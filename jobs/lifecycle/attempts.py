@@ -74,15 +74,17 @@ def record_resume(session: Session, lease: Lease, step: int) -> None:
     add_event(session, job, "notice", f"goes on from the checkpoint at step {step}", {"code": "resuming", "step": step})
 
 
-def store_checkpoint(session: Session, lease: Lease, checkpoint: Json) -> None:
-    """A checkpoint is in the store: step, store_key, num_bytes, sha256, metrics."""
+def store_checkpoint(session: Session, lease: Lease, checkpoint: Json) -> bool:
+    """A checkpoint is in the store: step, store_key, num_bytes, sha256, metrics. False: one of that step was there."""
     job = lock_owned(session, lease)
-    if repository.find_checkpoint(session, job.id, job.attempt, checkpoint["step"]) is None:
-        session.add(
-            Checkpoint(id=new_id("ckpt"), tenant_id=job.tenant_id, job_id=job.id, attempt=job.attempt, **checkpoint)
-        )
-        step = {"step": checkpoint["step"], "bytes": checkpoint["num_bytes"]}
-        add_event(session, job, "checkpoint", f"checkpoint at step {checkpoint['step']}", step)
+    if repository.find_checkpoint(session, job.id, job.attempt, checkpoint["step"]) is not None:
+        return False
+    session.add(
+        Checkpoint(id=new_id("ckpt"), tenant_id=job.tenant_id, job_id=job.id, attempt=job.attempt, **checkpoint)
+    )
+    step = {"step": checkpoint["step"], "bytes": checkpoint["num_bytes"]}
+    add_event(session, job, "checkpoint", f"checkpoint at step {checkpoint['step']}", step)
+    return True
 
 
 def remove_checkpoints(session: Session, lease: Lease, ids: list[str]) -> None:

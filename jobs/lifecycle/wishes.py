@@ -7,7 +7,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from jobs import repository
-from jobs.errors import Conflict
+from jobs.errors import Conflict, LimitReached
 from jobs.ids import new_id
 from jobs.lifecycle.changes import Ending, add_event, change_status, finish
 from jobs.lifecycle.checks import go_on_after_check
@@ -49,19 +49,30 @@ def request_pause(session: Session, job_id: str) -> Job:
 
 
 def resume(session: Session, job_id: str) -> Job:
-    """Let a paused job wait for a worker again. Raises Conflict."""
+    """Let a paused job wait for a worker again. Raises Conflict, LimitReached."""
+    # In this order, as the end of a check does: else that could miss the job, and the job that end.
+    repository.lock_datasets_of_job(session, repository.get_job(session, job_id))
     job = _lock_living(session, job_id)
     if job.status == JobStatus.PAUSING:
         raise Conflict("job_is_pausing", "the job is still being paused; resume it when its status is paused")
     if job.status != JobStatus.PAUSED:
         raise Conflict("job_is_not_paused", f"the job is {job.status}; only a paused job can be resumed")
+    check_queue_limit(session, job.created_by, repository.find_queue_limit(session, job.created_by))
     job.not_before = func.now()
     go_on_after_check(session, job, "resumed by request")
     return job
 
 
+def check_queue_limit(session: Session, key_id: str, limit: int | None) -> None:
+    """One more job of the key may wait. Raises LimitReached."""
+    if limit is not None and repository.count_waiting_jobs_of_key(session, key_id) >= limit:
+        message = f"{limit} jobs of this key wait already, which is its limit"
+        raise LimitReached("queue_limit_reached", message, remedy="try again when some of them have started")
+
+
 def _lock_living(session: Session, job_id: str) -> Job:
     job = repository.lock_job(session, job_id)
+    session.refresh(job)
     if job.status in FINAL:
         remedy = "a final status never changes; POST /jobs/{id}/retry makes a new job of it"
         raise Conflict("job_is_final", f"the job is {job.status} already", status=job.status, remedy=remedy)

@@ -8,6 +8,7 @@ from jobs.repository.datasets import (
     list_datasets,
     list_datasets_of_job,
     lock_dataset,
+    lock_datasets_of_job,
     lock_waiting_dataset,
 )
 from jobs.repository.history import (
@@ -33,7 +34,7 @@ from jobs.repository.jobs import (
     lock_job,
     lock_jobs_waiting_for_dataset,
 )
-from jobs.repository.keys import Identity, identify, list_keys
+from jobs.repository.keys import Identity, find_queue_limit, identify, list_keys
 from jobs.repository.queue import (
     count_leases,
     count_queued_jobs,
@@ -61,6 +62,7 @@ __all__ = [
     "find_checkpoint_step",
     "find_job_by_idempotency_key",
     "find_next_job",
+    "find_queue_limit",
     "find_throughput",
     "get_adapter",
     "get_attempt",
@@ -85,6 +87,7 @@ __all__ = [
     "list_workers",
     "lock_claims",
     "lock_dataset",
+    "lock_datasets_of_job",
     "lock_job",
     "lock_jobs_waiting_for_dataset",
     "lock_jobs_with_expired_leases",

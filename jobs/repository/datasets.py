@@ -41,6 +41,12 @@ def lock_dataset(session: Session, dataset_id: str) -> Dataset | None:
     return session.scalar(select(Dataset).where(Dataset.id == dataset_id).with_for_update())
 
 
+def lock_datasets_of_job(session: Session, job: Job) -> None:
+    """Their checks end before this transaction began, or after its end."""
+    ids = [job.dataset_id, job.validation_dataset_id]
+    session.execute(select(Dataset.id).where(Dataset.id.in_(ids)).order_by(Dataset.id).with_for_update(read=True))
+
+
 def list_dataset_statuses(session: Session, job: Job) -> Sequence[DatasetStatus]:
     ids = [job.dataset_id, job.validation_dataset_id]
     return session.scalars(select(Dataset.status).where(Dataset.id.in_(ids))).all()

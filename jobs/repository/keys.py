@@ -43,5 +43,9 @@ def identify(session: Session, *, key_hash: bytes | None = None, key_id: str | N
     return None if row is None else Identity(row[0], row[1], row[2], row[3])
 
 
+def find_queue_limit(session: Session, key_id: str) -> int | None:
+    return session.scalar(select(ApiKey.max_queued).where(ApiKey.id == key_id))
+
+
 def list_keys(session: Session) -> Sequence[ApiKey]:
     return session.scalars(select(ApiKey).order_by(ApiKey.id)).all()

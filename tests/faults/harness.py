@@ -128,9 +128,19 @@ class Cluster:
         if key not in self._datasets:
             rows = [{"instruction": json.dumps(script), "response": "yes"}]
             dataset = self.client.upload(write_rows(self.home / "script.jsonl", rows))
-            self._datasets[key] = str(self.client.wait_for_dataset(dataset["id"])["id"])
+            self._datasets[key] = self._wait_for_dataset(dataset["id"])
             self._steps[self._datasets[key]] = int(script.get("steps", 3))
         return self._datasets[key]
+
+    def _wait_for_dataset(self, dataset_id: str) -> str:
+        """Its check needs a worker: one that ended itself after the fault before is started again."""
+
+        def look() -> str:
+            self.start_stateless_parts()
+            return str(self.client.get(f"/datasets/{dataset_id}")["status"])
+
+        assert wait_until(look, lambda status: status != "validating", seconds=60, every=0.1) == "ready"
+        return dataset_id
 
     def build_request(self, dataset_id: str, **fields: Any) -> dict[str, Any]:
         return {"model": "tiny", "dataset": {"id": dataset_id}, "resources": {"gpus": 1}, **fields}

@@ -680,3 +680,46 @@ def test_a_keys_limit_holds_when_two_claim_at_once(
     second.join()
 
     assert found == [None]
+
+
+def test_a_resumed_job_is_not_forgotten_when_a_check_ends_meanwhile(
+    api: Sessions, worker: Sessions, identity: Identity, settings: Settings
+) -> None:
+    """The check's end waits for the resume, and then sees the job."""
+    dataset_id = add_dataset(api, identity, DatasetStatus.VALIDATING)
+    job_id = submit(api, identity, settings, dataset_id).id
+    with worker.begin() as session:
+        lifecycle.claim_dataset(session, "w1", 60)
+    with tenant_transaction(api, "a") as session:
+        lifecycle.request_pause(session, job_id)
+
+    def finish_check() -> None:
+        with worker.begin() as session:
+            lifecycle.finish_dataset(session, dataset_id, "w1", {"ok": True, "rows": 1})
+
+    check = threading.Thread(target=finish_check)
+    with tenant_transaction(api, "a") as session:
+        assert lifecycle.resume(session, job_id).status == JobStatus.VALIDATING
+        check.start()
+        check.join(timeout=0.5)
+        assert check.is_alive()
+    check.join()
+
+    assert read(worker, job_id).status == JobStatus.QUEUED
+
+
+def test_a_resumed_job_counts_for_its_keys_limit(
+    api: Sessions, worker: Sessions, identity: Identity, settings: Settings, open_sessions: OpenSessions
+) -> None:
+    dataset_id = add_dataset(api, identity)
+    limited = add_key(open_sessions(None), max_queued=1)
+    paused = submit(api, limited, settings, dataset_id).id
+    with tenant_transaction(api, "a") as session:
+        lifecycle.request_pause(session, paused)
+    submit(api, limited, settings, dataset_id)
+
+    with pytest.raises(LimitReached), tenant_transaction(api, "a") as session:
+        lifecycle.resume(session, paused)
+    claim(worker)
+    with tenant_transaction(api, "a") as session:
+        assert lifecycle.resume(session, paused).status == JobStatus.QUEUED
