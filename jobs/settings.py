@@ -80,6 +80,8 @@ class Settings(BaseSettings):
     """A job that waited longer keeps GPUs free for itself, which smaller ones could take until then."""
     disk_reserve_bytes: Annotated[int, Field(ge=0)] = 2 * 2**30
     """A worker with less free disk takes no job; a run is stopped, with a checkpoint, at half of it."""
+    rest_seconds: Annotated[float, Field(ge=0)] = 60
+    """A worker whose last three attempts came to nothing before their first step takes no job for so long."""
     deaf_seconds: Annotated[float, Field(gt=0)] = 60
     """An idle worker that leaves rings lying for so long ends itself, to be started again."""
 

@@ -30,6 +30,7 @@ FAST = {
     "stop_grace_seconds": 1,
     "save_grace_seconds": 5,
     "backoff_seconds": 0.2,
+    "rest_seconds": 1,
     "reconcile_seconds": 0.5,
     "log_level": "INFO",
 }

@@ -35,7 +35,6 @@ _stopping = multiprocessing.RawValue("b", 0)
 """Shared with the pool processes. Without a lock: one that is killed while it holds one would stop all others."""
 
 MAX_FAILURES = 3
-REST_SECONDS = 60.0
 _num_failures = multiprocessing.RawValue("i", 0)
 _rests_until = multiprocessing.RawValue("d", 0.0)
 
@@ -82,7 +81,7 @@ def note_attempt(*, went_well: bool) -> None:
     _num_failures.value = 0 if went_well else _num_failures.value + 1
     if _num_failures.value >= MAX_FAILURES:
         logger.error("%d attempts in a row came to nothing: resting", _num_failures.value)
-        _rests_until.value = time.monotonic() + REST_SECONDS
+        _rests_until.value = time.monotonic() + SETTINGS.rest_seconds
         _num_failures.value = 0
 
 

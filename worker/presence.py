@@ -31,7 +31,7 @@ def find_problem(settings: Settings, *, is_stopping: bool, rests_until: float) -
     if is_stopping:
         return "it shuts down"
     if time.monotonic() < rests_until:
-        return "it rests for a minute: its last attempts came to nothing before their first step"
+        return "it rests for a while: its last attempts came to nothing before their first step"
     free = shutil.disk_usage(settings.home).free
     if free < settings.disk_reserve_bytes:
         reserve = settings.disk_reserve_bytes / 2**30

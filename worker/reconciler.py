@@ -67,7 +67,7 @@ def _lead(
     """Raises a database's error: then somebody, perhaps this one, begins to lead again."""
     logger.info("leading")
     looked_at = 0.0
-    while not stopping.wait(settings.reconcile_seconds):
+    while not stopping.is_set():
         leader.scalar(select(1))
         reap(sessions, settings, brake)
         try:
@@ -77,6 +77,7 @@ def _lead(
         if time.monotonic() > looked_at + TABLES_SECONDS:
             looked_at = time.monotonic()
             look_after_tables(sessions)
+        stopping.wait(settings.reconcile_seconds)
 
 
 class ReapBrake:

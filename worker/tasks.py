@@ -15,7 +15,7 @@ from jobs.errors import InvalidRequest, LeaseLost
 from jobs.lifecycle import Claimant, Ending, Lease
 from jobs.model_registry import get_model
 from jobs.models import Adapter, Dataset, Job, Json
-from jobs.status import FailureReason, Fault
+from jobs.status import FailureReason, Fault, StopReason
 from jobs.store import Store, StoreUnavailable
 from jobs.task_queue import BROKER_ERRORS, TASKS, Queue, ring
 from trainer_core.data.validation import validate_file
@@ -80,18 +80,22 @@ def _claim_job(slots: GpuSlots) -> tuple[Job, Lease] | None:
 
 
 def _see_through(job: Job, lease: Lease, heartbeat: Heartbeat, slots: GpuSlots) -> None:
-    run_dir, went_well = get_run_dir(SETTINGS, job), False
+    run_dir, went_well = get_run_dir(SETTINGS, job), True
     try:
         went_well = run_attempt(job, lease, heartbeat, slots)
     except LeaseLost:
         logger.warning("%s: it belongs to somebody else now", job.id)
     except LOST_DATABASE:
-        logger.exception("%s: the database was away until the end; the job goes on when its lease is over", job.id)
+        logger.exception("%s: the database went away", job.id)
+        reason = {"code": StopReason.DATABASE_LOST, "message": "the database went away"}
+        _end(lease, lambda s: lifecycle.give_back(s, lease, Ending(reason, Fault.INFRASTRUCTURE), _RETRIES))
     except StoreUnavailable as error:
+        went_well = False
         logger.warning("%s: the store does not answer: %s", job.id, error)
         reason = {"code": FailureReason.STORE_UNAVAILABLE, "message": f"the store does not answer: {error}"}
         _end(lease, lambda s: lifecycle.give_back(s, lease, Ending(reason, Fault.INFRASTRUCTURE), _RETRIES))
     except Exception as error:
+        went_well = False
         logger.exception("%s: the worker failed", job.id)
         message = f"the worker failed with {type(error).__name__}; its log says more"
         reason = {"code": FailureReason.INTERNAL_ERROR, "message": message}
@@ -127,6 +131,7 @@ def run_attempt(job: Job, lease: Lease, heartbeat: Heartbeat, slots: GpuSlots) -
             lambda: _prepare(run_dir, store, job, lease, model, datasets),
             heartbeat.find_stop_reason,
             SETTINGS.start_seconds,
+            clean_up=lambda: close_run_dir(run_dir),
         )
     except Interrupted as interruption:
         verdict = judge(Exit(None), interruption.reason, None, [])
@@ -200,6 +205,8 @@ def _end(lease: Lease, work: Callable[[Session], None]) -> None:
         _run(work)
     except LeaseLost:
         logger.warning("%s: it belongs to somebody else now", lease.job_id)
+    except LOST_DATABASE:  # And this worker must stop.
+        logger.exception("%s: the database is away; the job goes on when its lease is over", lease.job_id)
 
 
 @app.task(name=TASKS[Queue.CHECK])  # type: ignore[untyped-decorator]

@@ -52,6 +52,7 @@ SCALED_CLOCKS = {
     "backoff_seconds": 0.05,
     "reconcile_seconds": 0.5,
     "deaf_seconds": 4,
+    "rest_seconds": 2,
     "stall_seconds": _STALL_SECONDS,
 }
 

@@ -52,7 +52,7 @@ def test_a_run_tells_its_phases_and_checkpoints(trained_run: TrainedRun) -> None
     run_dir = trained_run()
     events = read_events(run_dir)
     phases = [event.phase for event in events if isinstance(event, PhaseEvent)]
-    assert phases == ["starting", "preparing", "loading", "training", "saving"]
+    assert phases == ["starting", "preparing", "loading", "training", "evaluating", "evaluating", "saving"]
     [checkpoint] = [event for event in events if isinstance(event, CheckpointEvent)]
     assert (checkpoint.step, checkpoint.path) == (STEPS, f"checkpoints/step-{STEPS}")
     manifest = json.loads((run_dir.path / checkpoint.path / "manifest.json").read_text())

@@ -29,6 +29,18 @@ def test_a_wish_to_stop_is_heard_while_the_work_hangs() -> None:
     assert interruption.value.reason == StopReason.CANCELLED
 
 
+def test_what_was_left_alone_is_cleaned_up_after_should_it_end() -> None:
+    """Else private files that it writes late would stay."""
+    go_on, cleaned = threading.Event(), threading.Event()
+
+    with pytest.raises(Interrupted):
+        run_watched(go_on.wait, lambda: StopReason.CANCELLED, 60, clean_up=cleaned.set)
+    assert not cleaned.is_set()
+    go_on.set()
+
+    assert cleaned.wait(10)
+
+
 def test_what_hangs_for_too_long_is_left_alone() -> None:
     with pytest.raises(StoreUnavailable, match="no answer"):
         run_watched(never, lambda: None, 0.2)
