@@ -101,7 +101,7 @@ class CheckpointShipper:
     def _ship(self, checkpoint: checkpoints.Checkpoint) -> None:
         archive = self._run_dir.path / f"step-{checkpoint.step}.tar"
         # A new name each time: what a row tells of must never be written again.
-        key = f"checkpoints/{self._lease.job_id}/{new_id('object')}.tar"
+        key = f"checkpoints/{self._lease.job_id}/step-{checkpoint.step}.{new_id('object')}.tar"
         with self._sessions.begin() as session:
             lifecycle.find_wish(session, self._lease)  # Nothing is stored for a job that is not ours any more.
         try:
