@@ -18,10 +18,10 @@ test: .venv/dev debian-packages      ## the whole suite
 guards: .venv/dev                    ## take away one guard after the other: its test must fail
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.guards.remove_guards $(GUARDS)
 
-faults: .venv/dev                    ## the fault suite with the real clocks (an hour)
+faults: .venv/dev                    ## the fault suite with the real clocks
 	OMP_NUM_THREADS=1 MEDTUNE_TEST_REAL_CLOCKS=1 $(BIN)/pytest tests/faults
 
-chaos: .venv/dev                     ## 200 schedules of random faults (two hours); result in bench/results
+chaos: .venv/dev                     ## 200 schedules of random faults; result in bench/results
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.chaos --schedules 200
 
 check: .venv/dev                     ## format, lint, types, import rule

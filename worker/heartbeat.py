@@ -1,4 +1,4 @@
-"""Renews a lease from a thread and a connection of its own, so that nothing else of the worker can hold it up."""
+"""Renews a lease from a thread and a connection of its own, while the worker's main loop shows that it lives."""
 
 import logging
 import threading

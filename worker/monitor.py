@@ -93,6 +93,7 @@ class Monitor:
     def finish_collecting(self) -> None:
         """Everything that the run told is in the database then, however long that is away."""
         while self._collector.collect(to_the_end=True) or self._has_news():
+            self._heartbeat.keep_alive()  # A long log takes its time.
             self._flush(patiently=True)
 
     def _look(self, stall: StallClock) -> None:
