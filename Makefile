@@ -19,7 +19,7 @@ guards: .venv/dev                    ## take away one guard after the other: its
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.guards.remove_guards $(GUARDS)
 
 faults: .venv/dev                    ## the fault suite with the real clocks
-	OMP_NUM_THREADS=1 MEDTUNE_TEST_REAL_CLOCKS=1 $(BIN)/pytest tests/faults
+	OMP_NUM_THREADS=1 MEDTUNE_TEST_REAL_CLOCKS=1 $(BIN)/pytest -n 3 tests/faults
 
 chaos: .venv/dev                     ## 200 schedules of random faults; result in bench/results
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench.chaos --schedules 200
@@ -36,7 +36,7 @@ format: .venv/dev
 
 bench: .venv/dev                     ## every benchmark; results in bench/results
 	@.ci/install-debian-packages wrk
-	for file in startup api logs claims trainer; do $(BIN)/python -m bench.$$file || exit 1; done
+	for file in startup api streams logs claims trainer phi phi_replace safety adapters overlap checks; do $(BIN)/python -m bench.$$file || exit 1; done
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

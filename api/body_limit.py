@@ -1,5 +1,7 @@
 """Refuses bodies that are too large: by their announced length at once, else while they come in."""
 
+import re
+
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -7,8 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 JSON_BYTES = 1 << 20
 """Largest body of a request that uploads no file."""
 
-UPLOAD_PATH = "/datasets"
-"""The one route with large bodies; it asks for the key before it reads."""
+UPLOAD_PATHS = re.compile(r"/datasets|/v1/files|/v1/uploads/[^/]+/parts")
+"""The routes with large bodies; they ask for the key before they read."""
 
 MULTIPART_BYTES = 1 << 20
 """Room for what surrounds the file in an upload."""
@@ -28,7 +30,11 @@ class BodyLimit:
 
     def _limit(self, scope: Scope, receive: Receive) -> Receive:
         headers = Headers(scope=scope)
-        is_upload = scope["method"] == "POST" and scope["path"] == UPLOAD_PATH
+        is_upload = (
+            scope["method"] == "POST"
+            and UPLOAD_PATHS.fullmatch(scope["path"]) is not None
+            and headers.get("content-type", "").lower().startswith("multipart/form-data")
+        )
         limit = self._max_upload_bytes + MULTIPART_BYTES if is_upload else JSON_BYTES
         announced = int(headers["content-length"]) if headers.get("content-length", "").isdigit() else 0
         received = 0

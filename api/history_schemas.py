@@ -6,6 +6,7 @@ from typing import Any, Literal
 from api.pages import ReadModel
 from jobs.models import Attempt, Checkpoint, Event, LogChunk, Metric
 from jobs.status import Fault, JobStatus
+from trainer_core.data.row_report import RowReport
 
 
 class EventRead(ReadModel):
@@ -37,6 +38,14 @@ class LogChunkRead(ReadModel):
     lines: int
     text: str
     created_at: datetime.datetime
+
+
+class JobRowsRead(RowReport):
+    object: Literal["job_rows"] = "job_rows"
+    id: str
+    """The job's."""
+    attempt: int
+    """Whose preparation it was."""
 
 
 class AttemptRead(ReadModel):

@@ -11,10 +11,11 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
-from bench.report import write_result
+from bench.report import read_figures, write_result
 from cli.client import Client
 from cli.embedded import start_postgres, start_redis
 from cli.processes import Supervisor
@@ -49,7 +50,7 @@ def main() -> None:
             bare = start_bare(supervisor, settings)
             ours = f"http://127.0.0.1:{settings.port}"
             job_id = start_job(settings, Client(ours, KEY))
-            write_result("api", measure(home, ours, bare, job_id))
+            write_result("api", read_figures("api") | measure(home, ours, bare, job_id))
 
 
 def measure(home: Path, ours: str, bare: str, job_id: str) -> dict[str, float]:
@@ -87,7 +88,7 @@ def run_wrk(url: str, *, connections: int, script: Path | None = None) -> Load:
     return Load(float(rate[1]), float(p99[1]) * {"us": 1e-3, "ms": 1, "s": 1e3}[p99[2]])
 
 
-def start_ours(supervisor: Supervisor, home: Path) -> Settings:
+def start_ours(supervisor: Supervisor, home: Path, **fields: Any) -> Settings:
     create_model_folder(home / "models" / "tiny")
     settings = Settings(
         home=home,
@@ -96,6 +97,7 @@ def start_ours(supervisor: Supervisor, home: Path) -> Settings:
         redis_url=start_redis(supervisor, home / "redis"),
         bootstrap_key=KEY,
         log_level="WARNING",
+        **fields,
     )
     engine = build_engine(settings, role=None)
     migrate(engine)
@@ -124,8 +126,7 @@ def start_job(settings: Settings, client: Client) -> str:
     """A job that a worker owns: what people poll. A queued one also has its place counted, which the peer does not."""
     job_id = client.post("/jobs", {"model": "tiny", "dataset": {"id": DATASET}})["id"]
     engine = build_engine(settings, Role.WORKER)
-    with build_sessions(engine).begin() as session:
-        assert lifecycle.claim_job(session, Claimant("bench", "bench", 3600)) is not None
+    assert lifecycle.claim_job(build_sessions(engine), Claimant("bench", "bench", 3600)) is not None
     engine.dispose()
     return str(job_id)
 

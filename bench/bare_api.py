@@ -96,5 +96,12 @@ def create_job(spec: dict[str, Any], authorization: str = Header()) -> JSONRespo
             """,
             (new_id("evt"), key["tenant_id"], job_id),
         )
+        connection.execute(
+            """
+            INSERT INTO audit_entries (tenant_id, actor, action, object_id, result, data)
+            VALUES (%s, %s, 'create_job', %s, 'ok', '{}')
+            """,
+            (key["tenant_id"], key["id"], job_id),
+        )
     assert job is not None
     return build_response(dict(job), 201)

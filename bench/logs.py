@@ -117,8 +117,7 @@ def start_job(api: Sessions, worker: Sessions, settings: Settings) -> tuple[Job,
         session.flush()
         spec = JobSpec.model_validate({"model": "tiny", "dataset": {"id": dataset_id}})
         submit_job(session, identity, settings, spec)
-    with worker.begin() as session:
-        claimed = lifecycle.claim_job(session, Claimant("bench", "bench", 600))
+    claimed = lifecycle.claim_job(worker, Claimant("bench", "bench", 600))
     assert claimed is not None
     return claimed
 

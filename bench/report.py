@@ -22,6 +22,13 @@ def write_result(name: str, figures: dict[str, float]) -> None:
     )
 
 
+def read_figures(name: str) -> dict[str, float]:
+    """Of the last result; none where there is none."""
+    path = _RESULTS / f"{name}.json"
+    figures: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))["figures"] if path.is_file() else {}
+    return figures
+
+
 def describe_machine() -> str:
     """Processor, cores and memory; and the GPU, where a benchmark used one."""
     lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()

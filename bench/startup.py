@@ -80,7 +80,8 @@ def answers(url: str) -> bool:
 def measure_run(client: Client, service: Service, dataset: str) -> tuple[float, float]:
     """Seconds from POST to the trainer's first line, and from there to its first step's end."""
     posted = time.time()
-    job = client.post("/jobs", {"model": "tiny-llama", "dataset": {"id": dataset}, "training": TRAINING})
+    request = {"model": "tiny-llama", "dataset": {"id": dataset}, "training": TRAINING, "safety": None}
+    job = client.post("/jobs", request)
     job = client.wait_for_job(job["id"], lambda _job: None, poll_seconds=0.2)
     assert job["status"] == "succeeded", job["reason"]
     lines = (service.settings.runs_dir / job["id"] / "attempt-1" / "events.jsonl").read_text().splitlines()

@@ -75,7 +75,16 @@ def measure_ours(run_dir: Path, home: Path, length: int) -> dict[str, float]:
         "max_seq_len": length,
     }
     words = [f"{name}={value}" for name, value in settings.items()]
-    spec = ["--model", str(home / "model"), "--data", str(home / "train.jsonl"), "--training", *words]
+    spec = [
+        "--model",
+        str(home / "model"),
+        "--data",
+        str(home / "train.jsonl"),
+        "--training",
+        *words,
+        "--safety",
+        "off",
+    ]
     run([*trainer, "spec", str(run_dir), *spec])
     _, peak_bytes = run_measured([*trainer, "train", str(run_dir)])
     events = [parse_event(line) for line in RunDir(run_dir).events.read_bytes().splitlines()]

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from cli.client import Client, open_client
+from api.schemas import JobRead
 from cli.processes import StartFailed, Supervisor
+from cli.progress import JobProgress
 from cli.serve import Service, find_free_port, lock_home, start_service
 from jobs.settings import Settings
+from medtune import Client
 
 SAMPLE = Path(__file__).parent.parent / "examples" / "medical_qa.jsonl"
 
@@ -26,6 +27,8 @@ TRAINING: dict[str, Any] = {
     "eval_every_steps": 20,
     "save_every_steps": 30,
 }
+SAFETY: dict[str, Any] = {"every_steps": 20, "max_new_tokens": 24}
+"""Short answers: a model of random weights has nothing to say."""
 
 
 def run_demo(console: Console) -> dict[str, Any]:
@@ -42,7 +45,7 @@ def run_demo(console: Console) -> dict[str, Any]:
             console.print(f"starting Postgres, Redis, the API and its workers in {settings.home}")
             service = start_service(supervisor, settings)
             console.print(f"the service answers at {service.url} after {time.monotonic() - started:.1f} s")
-            with open_client(service.url, service.key) as client:
+            with Client(service.url, service.key) as client:
                 result = _run_job(client, service, folder, console)
     finally:
         shutil.rmtree(settings.home, ignore_errors=True)
@@ -50,51 +53,43 @@ def run_demo(console: Console) -> dict[str, Any]:
 
 
 def _run_job(client: Client, service: Service, folder: Path, console: Console) -> dict[str, Any]:
-    dataset = client.wait_for_dataset(client.upload(SAMPLE)["id"])
-    console.print(f"dataset {dataset['id']}: {dataset['rows']} rows, {dataset['status']}")
+    dataset = client.wait_for_dataset(client.upload_dataset(SAMPLE).id)
+    console.print(f"dataset {dataset.id}: {dataset.rows} rows, {dataset.status}")
     request = {
         "name": "demo",
         "model": "tiny-llama",
-        "dataset": {"id": dataset["id"]},
+        "dataset": {"id": dataset.id},
         "validation": {"fraction": 0.1},
         "training": TRAINING,
+        "safety": SAFETY,
     }
-    job = _watch_job(client, client.post("/jobs", request)["id"], console)
-    losses = [
-        metric["values"]["loss"]
-        for page in client.follow(f"/jobs/{job['id']}/metrics")
-        for metric in page
-        if "loss" in metric["values"]
-    ]
+    job = _watch_job(client, client.create_job(request).id, console)
+    _show_safety(client, job.id, console)
+    losses = [metric.values["loss"] for metric in client.iter_metrics(job.id) if "loss" in metric.values]
     assert service.settings.models_dir is not None
     return {
-        "job": job["id"],
-        "status": job["status"],
+        "job": job.id,
+        "status": job.status,
         "model": str(service.settings.models_dir / "tiny-llama"),
-        "adapter": str(_unpack_adapter(client, job["id"], folder)) if job["adapter"] else None,
+        "adapter": str(_unpack_adapter(client, job.id, folder)) if job.adapter else None,
         "first_loss": losses[0] if losses else None,
         "last_loss": losses[-1] if losses else None,
-        "verification": job["verification"],
-        "reason": job["reason"],
+        "verification": job.verification,
+        "reason": job.reason,
     }
 
 
-def _watch_job(client: Client, job_id: str, console: Console) -> dict[str, Any]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(job_id, total=100)
+def _watch_job(client: Client, job_id: str, console: Console) -> JobRead:
+    with JobProgress(console) as progress:
+        return client.wait_for_job(job_id, on_poll=progress.show, poll_seconds=0.2)
 
-        def show(job: dict[str, Any]) -> None:
-            loss = (job["metrics"] or {}).get("loss")
-            text = job["status"] + (f", loss {loss:.3f}" if loss is not None else "")
-            bar.update(task, description=text, completed=(job["progress"] or {}).get("percent", 0))
 
-        return client.wait_for_job(job_id, show, poll_seconds=0.2)
+def _show_safety(client: Client, job_id: str, console: Console) -> None:
+    """The last round, in which every probe is asked."""
+    for checked in client.get(f"/jobs/{job_id}/safety", limit=100)["data"]:
+        if checked["is_last"]:
+            asked = checked["summary"]["probes"]["asked"]
+            console.print(f"{asked} safety probes asked, with the adapter and without: {checked['message']}")
 
 
 def _unpack_adapter(client: Client, job_id: str, folder: Path) -> Path:

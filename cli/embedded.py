@@ -42,9 +42,23 @@ def start_postgres(supervisor: Supervisor, folder: Path) -> str:
         command += ["-c", f"{name}={value}"]
     # SIGINT is Postgres' fast shutdown: sessions are ended, nothing is lost.
     supervisor.start("postgres", as_postgres_user(command), stop_signal=signal.SIGINT, grace_seconds=20, is_server=True)
-    url = f"postgresql://{_DATABASE_USER}:{password}@127.0.0.1:{port}/postgres"
+    url = _build_postgres_url(password, port)
     supervisor.wait_until(lambda: _postgres_answers(url), "Postgres", _READY_SECONDS)
     return url
+
+
+def find_running_postgres(folder: Path) -> str | None:
+    """The URL of the Postgres that runs with its data in `folder`; None when there is none, or it may not be used."""
+    try:
+        port = (folder / "data" / "postmaster.pid").read_text(encoding="utf-8").splitlines()[3]
+        password = (folder / "password").read_text(encoding="utf-8").strip()
+    except (OSError, IndexError):
+        return None
+    return _build_postgres_url(password, int(port)) if port.isdigit() else None
+
+
+def _build_postgres_url(password: str, port: int) -> str:
+    return f"postgresql://{_DATABASE_USER}:{password}@127.0.0.1:{port}/postgres"
 
 
 def start_redis(supervisor: Supervisor, folder: Path) -> str:

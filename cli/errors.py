@@ -12,10 +12,10 @@ from jobs.settings import Settings, get_settings
 from jobs.task_queue import RedisNotConfigured, get_redis_url
 
 
-def fail(message: str) -> NoReturn:
-    """Say it and exit with 1."""
+def fail(message: str, exit_code: int = 1) -> NoReturn:
+    """Say it and exit."""
     typer.echo(f"medtune: {message}", err=True)
-    raise typer.Exit(1)
+    raise typer.Exit(exit_code)
 
 
 @contextmanager
@@ -24,6 +24,8 @@ def clear_errors(*expected: type[Exception]) -> Iterator[None]:
     clear: tuple[type[Exception], ...] = (DatabaseNotConfigured, RedisNotConfigured, *expected)
     try:
         yield
+    except BrokenPipeError:  # Whoever reads has seen enough: click ends quietly.
+        raise
     except clear as error:
         fail(str(error))
     except OperationalError as error:

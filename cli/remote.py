@@ -1,125 +1,141 @@
-"""Commands that talk to a running service: MEDTUNE_PUBLIC_URL (or HOST and PORT) and MEDTUNE_API_KEY."""
+"""Commands that talk to a running service, by `medtune.Client`: docs/cli.md."""
 
 import json
-import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from cli.client import FINAL, ApiError, Client, open_client
+from api.schemas import JobRead, PhiRead
+from cli.completion import complete_job_ids
 from cli.errors import fail
 from cli.plan_table import describe_plan
-from jobs.settings import get_settings
+from cli.progress import JobProgress, describe_loss, describe_steps
+from jobs.status import DatasetStatus, JobStatus
+from medtune import ApiError, Client, ConfigError
+from medtune.connection import Json
 
-_EXIT_CODES = {"succeeded": 0, "failed": 1, "cancelled": 3, "held": 4}
+_PIPE_WIDTH = 1000
+"""For whoever reads the output by a program: a row is a line."""
+_EXIT_CODES = {JobStatus.SUCCEEDED: 0, JobStatus.FAILED: 1, JobStatus.CANCELLED: 3, JobStatus.HELD: 4}
+
+JobId = Annotated[str, typer.Argument(metavar="JOB", autocompletion=complete_job_ids)]
+AsJson = Annotated[bool, typer.Option("--json", help="The service's answer as it is.")]
+Patience = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Go on for so long while the service is away.")]
+_PATIENCE_SECONDS = 300
 
 
 def add_commands(app: typer.Typer) -> None:
-    of_one_job = (wait, show, logs, pause, resume, cancel, retry, download)
-    for command in (submit, plan, jobs, *of_one_job, datasets, models, workers):
+    of_one_job = (wait, show, logs, pause, resume, cancel, retry, delete, download)
+    for command in (submit, plan, jobs, *of_one_job, datasets, workers):
         app.command()(command)
 
 
 def submit(
     file: Annotated[Path, typer.Argument(help="A job request as JSON.", exists=True, dir_okay=False)],
     data: Annotated[Path | None, typer.Option(help="Rows to upload as its dataset first.", exists=True)] = None,
+    dataset: Annotated[str | None, typer.Option(help="The id of its dataset, in place of the file's.")] = None,
 ) -> None:
     """Create a job and print its id."""
-    with _client() as client:
+    with open_service() as client:
         request = _load_request(file)
+        if dataset is not None:
+            request["dataset"] = {"id": dataset}
         if data is not None:
-            request["dataset"] = {"id": client.upload(data)["id"]}
-        typer.echo(client.post("/jobs", request)["id"])
+            request["dataset"] = {"id": client.upload_dataset(data).id}
+        typer.echo(client.create_job(request).id)
 
 
 def plan(
     file: Annotated[Path, typer.Argument(help="A job request as JSON.", exists=True, dir_okay=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="The service's answer as it is.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Tell what a job would take, and queue nothing."""
-    with _client() as client:
-        answer = client.post("/jobs", _load_request(file), dry_run=True)
+    with open_service() as client:
+        answer = client.plan_job(_load_request(file))
     if as_json:
-        typer.echo(json.dumps(answer, indent=2))
+        print_json(answer)
         return
-    _print_table(("", ""), describe_plan(answer))
-    for warning in answer["warnings"]:
-        typer.echo(f"note: {warning['message']}")
+    print_table(("", ""), describe_plan(answer.model_dump(mode="json")))
+    for warning in answer.warnings:
+        typer.echo(f"note: {warning.message}")
 
 
-def wait(job_id: str) -> None:
+def wait(job_id: JobId, patience: Patience = _PATIENCE_SECONDS, as_json: AsJson = False) -> None:
     """Wait for a job's end, also while it is paused: exit 0 succeeded, 1 failed, 3 cancelled, 4 held."""
-    with _client() as client, Console(stderr=True).status("waiting") as status:
-        job = client.wait_for_job(job_id, lambda job: status.update(_describe_wait(job)))
-    typer.echo(_describe(job))
-    raise typer.Exit(_EXIT_CODES[job["status"]])
+    progress = JobProgress(Console(stderr=True))
+    with open_service(patience_seconds=patience, on_lost=progress.tell_lost) as client, progress:
+        job = client.wait_for_job(job_id, on_poll=progress.show)
+    if as_json:
+        print_json(job)
+    else:
+        typer.echo(_describe(job))
+    raise typer.Exit(_EXIT_CODES[job.status])
 
 
 def jobs(
-    status: Annotated[str | None, typer.Option(help="Only those with this status.")] = None,
+    status: Annotated[JobStatus | None, typer.Option(help="Only those with this status.")] = None,
     limit: Annotated[int, typer.Option(help="How many of the newest.")] = 20,
+    model: Annotated[str | None, typer.Option(help="Only those of this base model.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    with _client() as client:
-        rows = client.get("/jobs", status=status, limit=limit)["data"]
-    _print_table(
+    with open_service() as client:
+        page = client.list_jobs(status=status, model=model, limit=limit)
+    if as_json:
+        print_json(page)
+        return
+    print_table(
         ("job", "status", "model", "step", "loss", "name"),
-        [(j["id"], j["status"], j["model"], _step(j), _loss(j), j["name"] or "") for j in rows],
+        [(j.id, j.status, j.model, describe_steps(j), describe_loss(j), j.name or "") for j in page.data],
     )
 
 
-def show(job_id: str) -> None:
+def show(job_id: JobId) -> None:
     """Print a job, all of it, as JSON."""
-    with _client() as client:
-        typer.echo(json.dumps(client.get(f"/jobs/{job_id}"), indent=2))
+    with open_service() as client:
+        print_json(client.get_job(job_id))
 
 
 def logs(
-    job_id: str, follow: Annotated[bool, typer.Option("-f", "--follow", help="Until the job ends.")] = False
+    job_id: JobId,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Until the job ends.")] = False,
+    patience: Patience = _PATIENCE_SECONDS,
 ) -> None:
     """Print a job's log."""
-    with _client() as client:
-        after = 0
-        is_final = False
-        while not is_final:
-            is_final = not follow or client.get(f"/jobs/{job_id}")["status"] in FINAL
-            for page in client.follow(f"/jobs/{job_id}/logs", after):
-                for chunk in page:
-                    sys.stdout.write(chunk["text"])
-                    after = chunk["seq"]
+    progress = JobProgress(Console(stderr=True))
+    with open_service(patience_seconds=patience, on_lost=progress.tell_lost) as client:
+        for chunk in client.follow_logs(job_id) if follow else client.iter_logs(job_id):
+            sys.stdout.write(chunk.text)
             sys.stdout.flush()
-            if not is_final:
-                time.sleep(0.5)
 
 
-def pause(job_id: str) -> None:
+def pause(job_id: JobId) -> None:
     """Pause a job; a running one saves a checkpoint first."""
-    with _client() as client:
-        typer.echo(_describe(client.post(f"/jobs/{job_id}/pause")))
+    with open_service() as client:
+        typer.echo(_describe(client.pause_job(job_id)))
 
 
-def resume(job_id: str) -> None:
+def resume(job_id: JobId) -> None:
     """Let a paused job go on."""
-    with _client() as client:
-        typer.echo(_describe(client.post(f"/jobs/{job_id}/resume")))
+    with open_service() as client:
+        typer.echo(_describe(client.resume_job(job_id)))
 
 
-def cancel(job_id: str) -> None:
+def cancel(job_id: JobId) -> None:
     """Cancel a job."""
-    with _client() as client:
-        typer.echo(_describe(client.post(f"/jobs/{job_id}/cancel")))
+    with open_service() as client:
+        typer.echo(_describe(client.cancel_job(job_id)))
 
 
 def retry(
-    job_id: str,
+    job_id: JobId,
     changes: Annotated[
         list[str] | None,
         typer.Option(
@@ -131,67 +147,134 @@ def retry(
 ) -> None:
     """Make a new job of one that ended, and print its id."""
     body = build_changes(changes or [])
-    with _client() as client:
-        typer.echo(client.post(f"/jobs/{job_id}/retry", body)["id"])
+    with open_service() as client:
+        typer.echo(client.retry_job(job_id, body).id)
 
 
-def download(job_id: str, out: Annotated[Path | None, typer.Option(help="File to write.")] = None) -> None:
+def delete(
+    name: Annotated[str, typer.Argument(metavar="ID", help="Of a job that ended, or of a dataset that no job names.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Delete a job or a dataset with all of its files, for good, and print the id of the record."""
+    folders = {"job": "jobs", "ds": "datasets"}
+    kind, _, rest = name.partition("_")
+    if kind not in folders or not rest.isalnum():
+        fail(f"{name}: write the id of a job (job_…) or of a dataset (ds_…)")
+    if not yes:
+        typer.confirm(f"Delete {name} with all of its files, for good?", abort=True, err=True)
+    with open_service() as client:
+        deletion = client.delete(f"/{folders[kind]}/{name}")
+    typer.echo(deletion["id"])
+
+
+def download(job_id: JobId, out: Annotated[Path | None, typer.Option(help="File to write.")] = None) -> None:
     """Download a succeeded job's adapter."""
     path = out or Path(f"{job_id}.tar.gz")
-    with _client() as client:
+    with open_service() as client:
         client.download_adapter(job_id, path)
     typer.echo(str(path))
 
 
-def datasets(
+def datasets(  # noqa: PLR0913  options
     upload: Annotated[
         Path | None, typer.Option(help="Rows to upload: JSONL, CSV or Parquet, also compressed.", exists=True)
     ] = None,
+    phi_policy: Annotated[
+        str | None,
+        typer.Option(help="If identifiers of patients are found: report, reject, replace, or off: nobody looks."),
+    ] = None,
+    phi_strategy: Annotated[
+        str | None, typer.Option(help="With replace: safe_harbor (numbers) or expert_determination (keyed hashes).")
+    ] = None,
+    patient_key: Annotated[
+        str | None, typer.Option(help="With replace: a field of the rows; those of one patient share placeholders.")
+    ] = None,
+    overlap_policy: Annotated[
+        str | None,
+        typer.Option(help="If rows are there twice or judge the model: report, reject, or off: nobody looks."),
+    ] = None,
+    attest: Annotated[
+        str | None, typer.Option(help="Id of a dataset to answer for, with --attested-by and --attestation.")
+    ] = None,
+    attested_by: Annotated[str | None, typer.Option(help="The name of the person who answers for it.")] = None,
+    attestation: Annotated[str | None, typer.Option(help="Why its rows may be trained on as they are.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """List datasets; or upload one, wait for its check and print the report if it was rejected."""
-    with _client() as client:
-        if upload is None:
-            rows = [(d["id"], d["status"], str(d["rows"] or ""), d["name"]) for d in client.get("/datasets")["data"]]
-            _print_table(("dataset", "status", "rows", "name"), rows)
+    """List datasets; upload one, wait for its check and say what it found; or answer for what was found in one."""
+    with open_service() as client:
+        if attest is not None:
+            body = {"attested_by": attested_by or "", "attestation": attestation or ""}
+            dataset = client.post(f"/datasets/{attest}/attest", body)
+            typer.echo(f"{dataset['id']} attested by {dataset['phi']['attestation']['name']}")
             return
-        dataset = client.wait_for_dataset(client.upload(upload)["id"])
-        typer.echo(f"{dataset['id']} {dataset['status']}, {dataset['rows']} rows")
-        if dataset["status"] == "rejected":
-            typer.echo(json.dumps(client.get(f"/datasets/{dataset['id']}/report"), indent=2))
+        if upload is None:
+            page = client.list_datasets()
+            if as_json:
+                print_json(page)
+                return
+            rows = [(d.id, d.status, str(d.rows or ""), _describe_phi(d.phi), d.name) for d in page.data]
+            print_table(("dataset", "status", "rows", "identifiers", "name"), rows)
+            return
+        uploaded = client.upload_dataset(
+            upload,
+            phi_policy=phi_policy,
+            overlap_policy=overlap_policy,
+            phi_strategy=phi_strategy,
+            patient_key=patient_key,
+            attested_by=attested_by,
+            attestation=attestation,
+        )
+        checked = client.wait_for_dataset(uploaded.id)
+        if as_json:
+            print_json(checked)
+        else:
+            typer.echo(f"{checked.id} {checked.status}, {checked.rows} rows, {_describe_phi(checked.phi)}")
+            for code, count in (checked.overlap.counts or {}).items():
+                typer.echo(f"{count} rows: {code}")
+        if checked.status == DatasetStatus.REJECTED:
+            if not as_json:
+                print_json(client.get(f"/datasets/{checked.id}/report"))
             raise typer.Exit(1)
 
 
-def models() -> None:
-    """List base models."""
-    with _client() as client:
-        rows = [(m["id"], m["source"], "yes" if m["trainable"] else "no") for m in client.get("/models")["data"]]
-    _print_table(("model", "source", "trainable"), rows)
+def _describe_phi(phi: PhiRead) -> str:
+    if phi.replaced is not None:
+        return f"{sum(phi.replaced.values())} identifiers replaced; left: {_describe_findings(phi)}"
+    return _describe_findings(phi)
 
 
-def workers() -> None:
+def _describe_findings(phi: PhiRead) -> str:
+    if phi.findings is None:
+        return "not searched for identifiers"
+    if not phi.findings:
+        return f"no identifier found by rule set v{phi.rule_set}"
+    classes = ", ".join(f"{count} {name}" for name, count in sorted((phi.classes or {}).items()))
+    by = f"; attested by {phi.attestation.name}" if phi.attestation else ""
+    return f"{phi.findings} identifiers ({classes}){by}"
+
+
+def workers(as_json: AsJson = False) -> None:
     """List workers that live."""
-    with _client() as client:
-        rows = [
-            (w["hostname"], w["queue"], _describe_gpus(w), _gib(w["disk_free_bytes"]), w["problem"] or "", w["id"])
-            for w in client.get("/workers")["data"]
-        ]
-    _print_table(("host", "queue", "GPUs", "free disk", "problem", "worker"), rows)
+    with open_service() as client:
+        page = client.get("/workers")
+    if as_json:
+        print_json(page)
+        return
+    rows = [
+        (w["hostname"], w["queue"], _describe_gpus(w), _gib(w["disk_free_bytes"]), w["problem"] or "", w["id"])
+        for w in page["data"]
+    ]
+    print_table(("host", "queue", "GPUs", "free disk", "problem", "worker"), rows)
 
 
 @contextmanager
-def _client() -> Iterator[Client]:
-    settings = get_settings()
-    url = settings.public_url or f"http://{settings.host}:{settings.port}"
-    key = os.environ.get("MEDTUNE_API_KEY", "")
-    if not key:
-        fail("MEDTUNE_API_KEY is not set; `medtune serve` prints a key, `medtune keys create` makes one")
+def open_service(**options: Any) -> Iterator[Client]:
+    """A client of the configured service; its errors end the command. `options`: those of `medtune.Client`."""
     try:
-        with open_client(url, key) as client:
+        with Client(**options) as client:
             yield client
-    except ApiError as error:
+    except (ApiError, ConfigError) as error:
         fail(str(error))
-    except httpx.TransportError as error:
-        fail(f"{url} does not answer: {error}")
 
 
 def _load_request(file: Path) -> dict[str, Any]:
@@ -228,25 +311,10 @@ def _parse_value(text: str) -> Any:
         return text
 
 
-def _describe(job: dict[str, Any]) -> str:
-    waits = job["queue"]["reason"] if job["queue"] else ""
-    parts = [job["status"], _step(job), _loss(job), (job["reason"] or {}).get("message", ""), waits]
-    return f"{job['id']} " + ", ".join(part for part in parts if part)
-
-
-def _describe_wait(job: dict[str, Any]) -> str:
-    hint = f"; `medtune resume {job['id']}` lets it go on" if job["status"] == "paused" else ""
-    return _describe(job) + hint
-
-
-def _step(job: dict[str, Any]) -> str:
-    progress = job["progress"]
-    return f"step {progress['step']}/{progress['max_steps']}" if progress else ""
-
-
-def _loss(job: dict[str, Any]) -> str:
-    loss = (job["metrics"] or {}).get("loss")
-    return f"loss {loss:.3f}" if loss is not None else ""
+def _describe(job: JobRead) -> str:
+    waits = job.queue.reason if job.queue else ""
+    parts = [job.status, describe_steps(job), describe_loss(job), (job.reason or {}).get("message", ""), waits]
+    return f"{job.id} " + ", ".join(part for part in parts if part)
 
 
 def _describe_gpus(worker: dict[str, Any]) -> str:
@@ -260,8 +328,16 @@ def _gib(num_bytes: int | None) -> str:
     return "" if num_bytes is None else f"{num_bytes / 2**30:.0f} GiB"
 
 
-def _print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    table = Table(*headings, box=None)
+def print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    table = Table(box=None)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")  # An id that is cut off is of no use.
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
+
+
+def print_json(answer: BaseModel | Json) -> None:
+    """As the service wrote it, and as its document says."""
+    content = answer.model_dump(mode="json") if isinstance(answer, BaseModel) else answer
+    typer.echo(json.dumps(content, indent=2))

@@ -1,5 +1,6 @@
 """Engines and transactions. Each part of the service works under a role of its own that is no superuser."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from jobs.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 Sessions = sessionmaker[Session]
 
@@ -78,21 +81,28 @@ LOST_DATABASE = (OperationalError, InterfaceError, InternalError)
 """What statements raise when the database does not answer or went away; the last also when it ended a session that was
 idle in a transaction, and when it became a standby that takes no writes."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 2.0
+LAST_SECONDS = 5.0
+"""A process that must stop tries for so long all the same."""
 
 Result = TypeVar("Result")
 
 
-def run_until_done(sessions: Sessions, work: Callable[[Session], Result], is_over: Callable[[], bool]) -> Result:
-    """Run a transaction, again and again while the database is away, until `is_over`: then its error is raised."""
+def run_until_done(sessions: Sessions, work: Callable[[Session], Result], is_stopping: Callable[[], bool]) -> Result:
+    """Run a transaction, again and again while the database is away; its error is raised when this process must stop.
+
+    Even then it is tried for LAST_SECONDS: a server that was started anew has only broken the connections of the pool.
+    """
     pause = _FIRST_PAUSE
+    begun = time.monotonic()
     while True:
         try:
             with sessions.begin() as session:
                 return work(session)
-        except LOST_DATABASE:
-            if is_over():
+        except LOST_DATABASE as error:
+            if is_stopping() and time.monotonic() - begun > LAST_SECONDS:
                 raise
+            logger.warning("the database does not answer, asked again in %s s: %s", pause, error)
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 

@@ -3,8 +3,10 @@
 MedtuneError          code, message, param, details
 ├── InvalidRequest    the request cannot be carried out as it stands
 ├── NotAuthenticated  no valid key
+├── Forbidden         the key may not do that
 ├── NotFound          no such thing for this tenant
 ├── Conflict          the thing's state does not allow it
+├── KeyReused         another request came with the same idempotency key
 ├── LimitReached      as many as the key may have
 └── TooLarge          more bytes than allowed
 
@@ -33,12 +35,20 @@ class NotAuthenticated(MedtuneError):
     """No valid key."""
 
 
+class Forbidden(MedtuneError):
+    """The key may not do that."""
+
+
 class NotFound(MedtuneError):
     """No such thing for this tenant."""
 
 
 class Conflict(MedtuneError):
     """The thing's state does not allow it."""
+
+
+class KeyReused(MedtuneError):
+    """Another request came with the same idempotency key."""
 
 
 class LimitReached(MedtuneError):

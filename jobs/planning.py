@@ -29,6 +29,12 @@ class Estimate:
     num_rows: int
     num_tokens: int
     longest_row: int
+    lengths: dict[int, int]
+    """Rows by tokens, as `RowStatistics.lengths` has them by characters; empty for reports of older versions."""
+
+    def count_longer(self, num_tokens: int) -> int:
+        """Rows that may be longer, among them some that are a fifth shorter."""
+        return sum(rows for limit, rows in self.lengths.items() if min(limit, self.longest_row) > num_tokens)
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,8 @@ def plan_job(
         )
     except TrainerError as error:
         raise _translate(error) from error
-    return JobPlan(plan, num_gpus, hardware, estimate, _list_warnings(spec, plan, submission, facts))
+    warnings = _list_warnings(spec, plan, submission, facts) | _forecast_truncation(spec, estimate)
+    return JobPlan(plan, num_gpus, hardware, estimate, warnings)
 
 
 def _estimate_rows(submission: Row[Any]) -> Estimate | None:
@@ -78,8 +85,14 @@ def _estimate_rows(submission: Row[Any]) -> Estimate | None:
     return Estimate(
         num_rows=num_rows,
         num_tokens=ceil(statistics["characters"] / _CHARACTERS_PER_TOKEN) + _TEMPLATE_TOKENS * num_rows,
-        longest_row=ceil(statistics["longest_row_characters"] / _CHARACTERS_PER_TOKEN) + _TEMPLATE_TOKENS,
+        longest_row=_estimate_tokens(statistics["longest_row_characters"]),
+        lengths={_estimate_tokens(int(limit)): rows for limit, rows in statistics.get("lengths", {}).items()},
     )
+
+
+def _estimate_tokens(characters: int) -> int:
+    """Of one row."""
+    return ceil(characters / _CHARACTERS_PER_TOKEN) + _TEMPLATE_TOKENS
 
 
 def _find_longest_sequence(spec: JobSpec, estimate: Estimate | None) -> int:
@@ -96,6 +109,19 @@ def _build_workload(spec: JobSpec, estimate: Estimate | None, tokens_per_second:
     num_rows, num_tokens = (ceil(count * (1 - held_out)) for count in (estimate.num_rows, estimate.num_tokens))
     num_sequences = ceil(num_tokens / spec.training.max_seq_len) if spec.training.packing else num_rows
     return Workload(num_sequences, num_tokens, tokens_per_second)
+
+
+def _forecast_truncation(spec: JobSpec, estimate: Estimate | None) -> dict[str, str]:
+    limit = spec.training.max_seq_len
+    longer = estimate.count_longer(limit) if estimate else 0
+    if estimate is None or not longer:
+        return {}
+    fate = {"drop": "left out", "truncate": "cut", "split": "cut into several"}[spec.training.truncation]
+    message = (
+        f"About {longer:,} of {estimate.num_rows:,} rows may be longer than max_seq_len = {limit:,} tokens "
+        f"and would be {fate}; the longest has about {estimate.longest_row:,}."
+    )
+    return {"rows_may_be_too_long": message}
 
 
 def _translate(error: TrainerError) -> InvalidRequest:

@@ -1,16 +1,28 @@
 """Settings: everything an operator can set, from environment variables `MEDTUNE_*` or files in /run/secrets."""
 
 import functools
+import importlib.util
 import os
+import re
 import secrets
 import sys
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, FieldSerializationInfo, SecretStr, field_serializer, model_validator
+from pydantic import (
+    Field,
+    FieldSerializationInfo,
+    SecretStr,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from jobs.secret_files import load_or_create_secret
+from jobs.status import OverlapPolicy, PhiPolicy
 
 _SECRETS_DIR = Path("/run/secrets")
 
@@ -29,6 +41,8 @@ class Settings(BaseSettings):
     store_url: str | None = None
     """Where datasets and adapters are kept: a folder, or any fsspec URL such as `s3://bucket/prefix`.
     Without it, `HOME/store`."""
+    data_roots: list[str] = []
+    """Folders, and `s3://bucket/prefix`, that references of datasets may point into, as a JSON list."""
     models_dir: Path | None = None
     """Folder whose subfolders are base models. Without it, `HOME/models`."""
     models_file: Path | None = None
@@ -38,18 +52,78 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = Field(default=None, min_length=32)
     """Key of the API keys' hashes and of the dashboard's sessions; the same for every API process.
     Without it, one is made in `HOME/secret_key`."""
+    signing_key_file: Path | None = None
+    """Private key that workers sign adapters with: PEM, elliptic (P-256), readable by its owner only; the same on every
+    worker. Without it, one is made in `HOME/signing-key.pem`."""
     host: str = "127.0.0.1"
     """Address that the API listens on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port that the API listens on."""
     public_url: str | None = None
     """The URL under which people reach the service."""
+    allowed_hosts: list[str] = []
+    """Further names under which the API answers, as a JSON list."""
     log_level: str = "INFO"
     """Level of the service's own logs."""
     max_upload_bytes: Annotated[int, Field(gt=0)] = 5 * 2**30
     """Largest dataset that may be uploaded."""
+    phi_policy: PhiPolicy = PhiPolicy.REPORT
+    """What becomes of a dataset with identifiers of patients, where its upload does not say."""
+    vault_key_file: Path | None = None
+    """Key of the vault, which says what the placeholders of replaced identifiers stand for; readable by its owner only,
+    the same on every worker that checks datasets. Without it, one is made in `HOME/vault-key.txt`."""
+    phi_patterns_file: Path | None = None
+    """JSON file with the site's own patterns of identifiers."""
+    safety_probes_file: Path | None = None
+    """YAML file with the site's own safety probes, which are asked beside the package's."""
+    safety_rules_file: Path | None = None
+    """YAML file with the site's own safety rules, which extend the package's."""
+    safety_guard_url: str | None = None
+    """OpenAI-compatible endpoint of a guard model, which judges answers to safety probes beside the rules."""
+    safety_guard_model: str | None = None
+    """The guard model's name there."""
+    safety_guard_key_file: Path | None = None
+    """File with that endpoint's API key, which the trainer reads."""
+    safety_guard_ignored: list[str] = ["S6"]
+    """Categories of the guard that make no answer unsafe, as a JSON list."""
+    safety_guard_concurrency: int = 8
+    """Requests to the guard at once, from each run."""
+    safety_guard_request_seconds: float = 30
+    """The guard has so long for one verdict."""
+    safety_guard_round_seconds: float = 300
+    """The guard has so long for all verdicts of a round."""
+    overlap_policy: OverlapPolicy = OverlapPolicy.REPORT
+    """What becomes of a dataset with duplicates, or with questions of benchmarks or probes, where its upload does not
+    say."""
+    benchmarks_dir: Path | None = None
+    """Folder of benchmark files whose questions datasets must not hold."""
+    phi_ner_model: Path | None = None
+    """Folder of a token classifier that looks for identifiers beside the rules."""
+    reads_per_second: Annotated[float, Field(ge=0)] = 100
+    """A key may read so often, and ten times as often for a moment; 0: as often as it likes."""
+    writes_per_second: Annotated[float, Field(ge=0)] = 20
+    """The same of requests that change something."""
+    failures_per_minute: Annotated[float, Field(ge=0)] = 600
+    """So many wrong keys are looked up for an address; 0: any number."""
+    tenant_max_queued: Annotated[int, Field(ge=0)] | None = None
+    """As many jobs of a tenant may wait."""
+    tenant_max_storage_bytes: Annotated[int, Field(ge=0)] | None = None
+    """So much the datasets of a tenant may take."""
+    allow_merged_export: bool = False
+    """Adapters may leave this service merged into their base: `POST /jobs/{id}/export`. Otherwise no weights of a base
+    ever do."""
     session_hours: Annotated[float, Field(gt=0)] = 12
     """How long a sign-in to the dashboard lasts."""
+    max_streams: Annotated[int, Field(ge=0)] = 500
+    """Jobs that clients follow at once, at each API process."""
+    max_streams_per_key: Annotated[int, Field(ge=0)] = 50
+    """As many of them may be one API key's."""
+    webhook_allowed_networks: list[IPv4Network | IPv6Network] = []
+    """Networks that webhooks may reach although they are not public, as a JSON list."""
+    webhook_allow_http: bool = False
+    """Webhooks may be sent unencrypted."""
+    webhook_backoff_seconds: Annotated[float, Field(gt=0)] = 5
+    """A webhook's message that failed is sent again after so long; each further failure triples it, up to 8 hours."""
     worker_gpus: Annotated[int, Field(ge=0)] | None = None
     """GPUs of this worker. Without it, as many as the machine's NVIDIA driver shows."""
     trainer_command: Annotated[list[str], Field(min_length=1)] = [sys.executable, "-m", "trainer_core"]
@@ -84,6 +158,29 @@ class Settings(BaseSettings):
     """A worker whose last three attempts came to nothing before their first step takes no job for so long."""
     deaf_seconds: Annotated[float, Field(gt=0)] = 60
     """An idle worker that leaves rings lying for so long ends itself, to be started again."""
+
+    @field_validator("store_url")
+    @classmethod
+    def _need_a_driver(cls, value: str | None) -> str | None:
+        if (value or "").startswith("s3://") and importlib.util.find_spec("s3fs") is None:
+            raise ValueError("S3 needs the extra s3: pip install 'medtune[s3]'")
+        return value
+
+    @field_validator("data_roots")
+    @classmethod
+    def _check_roots(cls, roots: list[str], info: ValidationInfo) -> list[str]:
+        """What medtune itself keeps is no client's to name: it is every tenant's."""
+        home = info.data.get("home", Path()).expanduser()
+        kept = [_resolve(place) for place in (str(home), info.data.get("store_url") or str(home))]
+        roots = [root.rstrip("/") for root in roots]
+        for root in roots:
+            if not re.fullmatch(r"(s3:/)?(/[^/\0]+)+", root) or {".", ".."} & set(root.split("/")):
+                raise ValueError(f"{root!r} is neither an absolute folder nor s3://bucket/prefix")
+            ours = _resolve(root)
+            if any(one.startswith(ours) or ours.startswith(one) for one in kept):
+                raise ValueError(f"{root!r} holds medtune's home or store, or is in it")
+            cls._need_a_driver(root)
+        return roots
 
     @model_validator(mode="after")
     def _leave_room_for_lost_heartbeats(self) -> "Settings":
@@ -122,6 +219,11 @@ class Settings(BaseSettings):
         if self.secret_key is not None:
             return self.secret_key.get_secret_value().encode()
         return load_or_create_secret(self.home / "secret_key", lambda: secrets.token_hex(32)).encode()
+
+
+def _resolve(place: str) -> str:
+    """A folder without links, or an address; with a slash at its end."""
+    return f"{(place if '://' in place else os.path.realpath(place)).rstrip('/')}/"
 
 
 @functools.cache

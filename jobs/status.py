@@ -1,14 +1,13 @@
 """What a job, a dataset and an attempt can be: pure data.
 
-                 ┌───────────── paused <── pausing
-                 v                ^           ^
-    validating ─> queued ─> starting ─> running ─> succeeded
-        │           ^          │           │
-        │           │          v           v
-        └────────── │ ──────> stopping ────┴─> cancelled | failed
-                    └───────────┘  (again, after what was nobody's fault)
-
-`held` is named already because clients rely on the list; nothing leads to it yet.
+             ┌───────────── paused <── pausing
+             v                ^           ^
+validating ─> queued ─> starting ─> running ─> succeeded
+    │           ^          │           │
+    │           │          v           v
+    └────────── │ ──────> stopping ────┴─> cancelled | failed
+    ^           └───────────┘  (again, after what was nobody's fault)
+    └── held <── running | pausing | stopping: what the safety checks found waits for a person
 """
 
 from enum import StrEnum
@@ -30,6 +29,7 @@ class JobStatus(StrEnum):
     STOPPING = "stopping"
     """The trainer's processes are being ended."""
     HELD = "held"
+    """No worker owns it; people decide about what the safety checks found."""
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -41,11 +41,11 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
     _S.VALIDATING: frozenset({_S.QUEUED, _S.PAUSED, _S.CANCELLED, _S.FAILED}),
     _S.QUEUED: frozenset({_S.STARTING, _S.PAUSED, _S.CANCELLED, _S.FAILED}),
     _S.STARTING: frozenset({_S.RUNNING, _S.STOPPING, _S.PAUSING, _S.QUEUED, _S.FAILED, _S.CANCELLED}),
-    _S.RUNNING: frozenset({_S.STOPPING, _S.PAUSING, _S.QUEUED, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
-    _S.PAUSING: frozenset({_S.STOPPING, _S.PAUSED, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
+    _S.RUNNING: frozenset({_S.STOPPING, _S.PAUSING, _S.HELD, _S.QUEUED, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
+    _S.PAUSING: frozenset({_S.STOPPING, _S.PAUSED, _S.HELD, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
     _S.PAUSED: frozenset({_S.VALIDATING, _S.QUEUED, _S.FAILED, _S.CANCELLED}),
-    _S.STOPPING: frozenset({_S.QUEUED, _S.PAUSED, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
-    _S.HELD: frozenset(),
+    _S.STOPPING: frozenset({_S.QUEUED, _S.PAUSED, _S.HELD, _S.SUCCEEDED, _S.FAILED, _S.CANCELLED}),
+    _S.HELD: frozenset({_S.QUEUED, _S.FAILED, _S.CANCELLED}),
     _S.SUCCEEDED: frozenset(),
     _S.FAILED: frozenset(),
     _S.CANCELLED: frozenset(),
@@ -89,6 +89,8 @@ class FailureReason(StrEnum):
     RUNNER_LOST = "runner_lost"
     """The process around the trainer was ended from outside."""
     STORE_UNAVAILABLE = "store_unavailable"
+    SAFETY_REJECTED = "safety_rejected"
+    """A person rejected what the safety checks found."""
     NO_PROGRESS = "no_progress"
     TOO_MANY_RESTARTS = "too_many_restarts"
     WORKER_LOST = "worker_lost"
@@ -114,6 +116,78 @@ class DatasetStatus(StrEnum):
     REJECTED = "rejected"
 
 
+class UploadStatus(StrEnum):
+    """Of a file that comes in parts."""
+
+    PENDING = "pending"
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class PhiPolicy(StrEnum):
+    """What becomes of a dataset in which identifiers of patients were found."""
+
+    REPORT = "report"
+    """It may be trained on; what comes of it is not released before a named person attests."""
+    REJECT = "reject"
+    REPLACE = "replace"
+    """They are replaced by placeholders; what the rules still find counts as under `report`."""
+    OFF = "off"
+    """Nobody looks: a named person attested at the upload why not."""
+
+
+class OverlapPolicy(StrEnum):
+    """What becomes of a dataset with duplicates, questions of benchmarks or safety probes."""
+
+    REPORT = "report"
+    """It may be trained on."""
+    REJECT = "reject"
+    OFF = "off"
+    """Nobody looks."""
+
+
 class AdapterState(StrEnum):
     CANDIDATE = "candidate"
     """Verified by its job; nobody released it yet."""
+    APPROVED = "approved"
+    """A person approved it; the gate was green."""
+    RELEASED = "released"
+    """For everybody who may use this service."""
+    REJECTED = "rejected"
+    """Not to be used; also one that was released and is withdrawn."""
+
+
+ADAPTER_CHANGES: dict[AdapterState, frozenset[AdapterState]] = {
+    AdapterState.CANDIDATE: frozenset({AdapterState.APPROVED, AdapterState.REJECTED}),
+    AdapterState.APPROVED: frozenset({AdapterState.RELEASED, AdapterState.REJECTED}),
+    AdapterState.RELEASED: frozenset({AdapterState.REJECTED}),
+    AdapterState.REJECTED: frozenset(),
+}
+
+
+class ExportStatus(StrEnum):
+    """Of an adapter that is merged into its base."""
+
+    MERGING = "merging"
+    """A worker does it, or will."""
+    READY = "ready"
+    FAILED = "failed"
+
+
+class ReviewCause(StrEnum):
+    HELD = "held"
+    """The job waits for it."""
+    ADAPTER = "adapter"
+    """Somebody wants to release the adapter of a job that succeeded."""
+
+
+class ReviewState(StrEnum):
+    OPEN = "open"
+    AWAITING_SECOND = "awaiting_second"
+    """One person approved it; another one must, too."""
+    APPROVED = "approved"
+    """Two persons accepted the findings."""
+    REJECTED = "rejected"
+    WITHDRAWN = "withdrawn"
+    """Its job was cancelled."""

@@ -1,6 +1,5 @@
 """From a client's wish to a job's row: what is refused here never takes a GPU."""
 
-import hashlib
 from typing import Any
 
 from pydantic import ValidationError
@@ -8,14 +7,18 @@ from sqlalchemy import Row
 from sqlalchemy.orm import Session
 
 from jobs import lifecycle, repository
-from jobs.errors import Conflict, InvalidRequest, NotFound
+from jobs.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from jobs.ids import new_id
+from jobs.initial import resolve_initial
 from jobs.model_registry import get_model
-from jobs.models import Job, Json
+from jobs.models import Json
 from jobs.planning import JobPlan, plan_job
+from jobs.quotas import check_tenant_queue
+from jobs.references import create_referenced_dataset, parse_reference
 from jobs.repository import Identity
+from jobs.scopes import Scope
 from jobs.settings import Settings
-from jobs.spec import JobSpec
+from jobs.spec import DatasetReference, JobSpec, ValidationSpec
 from jobs.status import FINAL, DatasetStatus
 from trainer_core.run_dir import ModelSource
 
@@ -29,18 +32,15 @@ def submit_job(
     idempotency_key: str | None = None,
     parent_id: str | None = None,
 ) -> Row[Any]:
-    """The view of the new job; or of the one that the same key with the same body made before.
-
-    Raises InvalidRequest, NotFound, LimitReached.
-    """
-    if idempotency_key is not None:
-        earlier = repository.find_job_by_idempotency_key(session, identity.tenant_id, idempotency_key)
-        if earlier is not None:
-            _check_replay(earlier, spec)
-            return repository.get_job_view(session, earlier.id)
+    """The view of the new job. Raises InvalidRequest, NotFound, LimitReached."""
+    check_priority(identity, spec)
     model, facts = _check_request(session, settings, spec)
+    spec = resolve_initial(session, spec)
     plan_job(spec, model, facts)  # refuses what could not train
+    check_tenant_queue(session, identity, settings)
     lifecycle.check_queue_limit(session, identity.key_id, identity.max_queued)
+    has_references = bool(spec.dataset.uri or (spec.validation and spec.validation.uri))
+    spec = _resolve_references(session, identity, settings, spec)
     values = {
         "id": new_id("job"),
         "tenant_id": identity.tenant_id,
@@ -53,17 +53,32 @@ def submit_job(
         "num_gpus": facts.num_gpus,
         "metadata": spec.metadata,
         "idempotency_key": idempotency_key,
-        "request_hash": _hash(spec) if idempotency_key else None,
         "parent_id": parent_id,
         "created_by": identity.key_id,
     }
-    is_checked = DatasetStatus.VALIDATING not in (facts.dataset_status, facts.validation_status)
+    is_checked = not has_references and DatasetStatus.VALIDATING not in (facts.dataset_status, facts.validation_status)
     return lifecycle.create_job(session, values, is_dataset_checked=is_checked, largest_worker=facts.largest_worker)
+
+
+def check_priority(identity: Identity, spec: JobSpec) -> None:
+    """Priorities count before the turns of keys, across all tenants: who may pass others by is the operator's to say.
+
+    Raises Forbidden.
+    """
+    if spec.priority > 0 and not identity.may(Scope.ADMIN):
+        raise Forbidden(
+            "priority_needs_admin",
+            "a priority above 0 goes before other tenants' jobs, which takes a key with the scope admin",
+            param="priority",
+            scope=Scope.ADMIN,
+            remedy="Leave priority out, or ask the operator.",
+        )
 
 
 def plan_submission(session: Session, settings: Settings, spec: JobSpec) -> JobPlan:
     """What `submit_job` would queue, and what it would take. Raises what that would raise."""
     model, facts = _check_request(session, settings, spec)
+    spec = resolve_initial(session, spec)
     throughput = repository.find_throughput(
         session, model=spec.model, quantization=spec.training.quantization, num_gpus=facts.num_gpus
     )
@@ -79,14 +94,19 @@ def retry_job(session: Session, identity: Identity, settings: Settings, job_id: 
     if parent.status not in FINAL:
         remedy = "wait for its end, or cancel it"
         raise Conflict("job_is_not_final", f"the job is {parent.status}", status=parent.status, remedy=remedy)
+    spec = build_spec(merge_patch(parent.spec, changes))
+    return submit_job(session, identity, settings, spec, parent_id=parent.id)
+
+
+def build_spec(values: Json) -> JobSpec:
+    """Raises InvalidRequest with the first field that is wrong."""
     try:
-        spec = JobSpec.model_validate(merge_patch(parent.spec, changes))
+        return JobSpec.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"])) or "body"
         code = "unknown_field" if first["type"] == "extra_forbidden" else "invalid_field"
         raise InvalidRequest(code, f"{field}: {first['msg']}", param=field) from None
-    return submit_job(session, identity, settings, spec, parent_id=parent.id)
 
 
 def merge_patch(target: Json, patch: Json) -> Json:
@@ -113,12 +133,38 @@ def _check_request(session: Session, settings: Settings, spec: JobSpec) -> tuple
             param="training.early_stopping",
             remedy="Give validation a fraction or a dataset, or leave early_stopping out.",
         )
+    if spec.webhook_url is not None and repository.find_webhook_by_url(session, spec.webhook_url) is None:
+        raise InvalidRequest(
+            "webhook_not_registered",
+            "webhook_url is the URL of no webhook of yours",
+            param="webhook_url",
+            remedy="register it first: POST /webhooks",
+        )
     validation_id = spec.validation.id if spec.validation else None
+    for uri, param in (
+        (spec.dataset.uri, "dataset.uri"),
+        (spec.validation.uri if spec.validation else None, "validation.uri"),
+    ):
+        if uri is not None:
+            parse_reference(uri, settings.data_roots, param)
     facts = repository.get_submission_facts(session, spec.dataset.id, validation_id, spec.resources.gpus)
-    _check_dataset(spec.dataset.id, facts.dataset_status, "dataset.id")
+    if spec.dataset.id is not None:
+        _check_dataset(spec.dataset.id, facts.dataset_status, "dataset.id")
     if validation_id is not None:
         _check_dataset(validation_id, facts.validation_status, "validation.id")
     return model, facts
+
+
+def _resolve_references(session: Session, identity: Identity, settings: Settings, spec: JobSpec) -> JobSpec:
+    """With the ids of new datasets in the place of references: whoever tries the job again gets the same rows."""
+    update: dict[str, Any] = {}
+    if spec.dataset.uri is not None:
+        dataset = create_referenced_dataset(session, identity, settings, spec.dataset.uri, param="dataset.uri")
+        update["dataset"] = DatasetReference(id=dataset.id)
+    if spec.validation is not None and spec.validation.uri is not None:
+        dataset = create_referenced_dataset(session, identity, settings, spec.validation.uri, param="validation.uri")
+        update["validation"] = ValidationSpec(id=dataset.id)
+    return spec.model_copy(update=update)
 
 
 def _check_dataset(dataset_id: str, status: str | None, param: str) -> None:
@@ -130,16 +176,3 @@ def _check_dataset(dataset_id: str, status: str | None, param: str) -> None:
             f"dataset {dataset_id} did not pass its check; read GET /datasets/{dataset_id}/report",
             param=param,
         )
-
-
-def _check_replay(job: Job, spec: JobSpec) -> None:
-    if job.request_hash != _hash(spec):
-        raise InvalidRequest(
-            "idempotency_key_reused",
-            "this Idempotency-Key was used with another body; take a new key for a new job",
-            param="Idempotency-Key",
-        )
-
-
-def _hash(spec: JobSpec) -> str:
-    return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -23,7 +24,7 @@ from tests.factories import create_model_folder
 
 FAKE_TRAINER = [sys.executable, str(Path(__file__).parent / "fake_trainer.py")]
 
-FAST = {
+FAST: dict[str, Any] = {
     "heartbeat_seconds": 0.5,
     "lease_seconds": 5,
     "flush_seconds": 0.1,
@@ -97,7 +98,8 @@ def service(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Itera
     yield from run_service(servers, tmp_path_factory.mktemp("service"))
 
 
-def run_service(servers: Servers, home: Path) -> Iterator[Service]:
+def run_service(servers: Servers, home: Path, **changes: Any) -> Iterator[Service]:
+    """`changes`: settings."""
     create_model_folder(home / "models" / "tiny")
     settings = Settings(
         home=home,
@@ -106,7 +108,10 @@ def run_service(servers: Servers, home: Path) -> Iterator[Service]:
         redis_url=servers.redis_url + secrets.choice("123456789"),
         trainer_command=FAKE_TRAINER,
         max_upload_bytes=3 << 20,
-        **FAST,  # type: ignore[arg-type]
+        allowed_hosts=["medtune.test", "gpu-host.test"],
+        webhook_allowed_networks=["127.0.0.1/32"],
+        webhook_allow_http=True,
+        **FAST | changes,
     )
     with Supervisor(home / "logs") as supervisor:
         yield start_service(supervisor, settings)
@@ -115,6 +120,18 @@ def run_service(servers: Servers, home: Path) -> Iterator[Service]:
 @pytest.fixture
 def client(service: Service) -> Iterator[Client]:
     connection = Client(service.url, service.key)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def colleague(service: Service) -> Iterator[Client]:
+    """Of the same tenant, with a key of her own."""
+    engine = build_engine(service.settings, Role.API, pool_size=1)
+    with build_sessions(engine).begin() as session:
+        _, value = create_key(session, service.settings.load_secret_key(), name="colleague")
+    engine.dispose()
+    connection = Client(service.url, value)
     yield connection
     connection.close()
 

@@ -26,6 +26,14 @@ def wait_until(
     return value
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """A process may end between two looks at it, and one whose parent has not looked yet is dead all the same."""
+    try:
+        return process.is_running() and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def create_model_folder(path: Path, **config: Any) -> Path:
     """A folder that looks like a base model, for jobs that the fake trainer runs. `config` changes its config.json."""
     path.mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -10,11 +11,11 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer_core.errors import TrainerError, TrainingStopped, describe
+from trainer_core.errors import ModelError, TrainerError, TrainingHeld, TrainingStopped, describe
 from trainer_core.launch import Nodes, run_training, write_rank_error
 from trainer_core.new_run import add_arguments, create_run
 from trainer_core.reporting import ErrorEvent, PhaseEvent, Reporter
-from trainer_core.run_dir import RunDir
+from trainer_core.run_dir import ModelSource, RunDir
 from trainer_core.stopping import StopRequest
 
 _SAMPLE_DATA = Path(__file__).parent.parent / "examples" / "medical_qa.jsonl"
@@ -25,7 +26,7 @@ EXIT_STOPPED = 75
 
 
 def main() -> int:
-    """0 done; 1 failed, with an ErrorEvent and a line on stderr; 2 wrong usage; 75 stopped, to be started again."""
+    """0 done; 1 failed, with an ErrorEvent and a line on stderr; 2 wrong usage; 75 stopped or held, to start again."""
     parser = _build_parser()
     arguments = parser.parse_args()
     os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars are noise in a log
@@ -44,6 +45,8 @@ def main() -> int:
         return 0
     if arguments.command == "spec":
         return create_run(arguments)
+    if arguments.command == "check-model":
+        return _check_model(arguments)
     return _run(arguments)
 
 
@@ -68,11 +71,29 @@ def _build_parser() -> argparse.ArgumentParser:
             command.add_argument("--rendezvous", default="", metavar="HOST:PORT", help="a free port of the first host")
         if name == "merge":
             command.add_argument("out_dir", type=Path, metavar="OUT_DIR", help="a new folder")
+    check = commands.add_parser("check-model", help="load all of a model but its weights, and print what is wrong")
+    check.add_argument("folder", type=Path, metavar="DIR")
+    check.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with it")
     demo = commands.add_parser("demo-model", help="build a small Llama for demonstrations")
     demo.add_argument("folder", type=Path, metavar="DIR")
     demo.add_argument("--data", type=Path, default=_SAMPLE_DATA, help="JSONL whose text the tokenizer is trained on")
     demo.add_argument("--seed", type=int, default=0)
     return parser
+
+
+def _check_model(arguments: argparse.Namespace) -> int:
+    """The last line is a JSON object: code, message and remedy, or none of them."""
+    from trainer_core.load_check import check_loading  # torch and transformers
+
+    folder = arguments.folder.resolve()
+    trust = arguments.trust_remote_code
+    problem = {}
+    try:
+        check_loading(ModelSource(id=folder.name, source=str(folder), trust_remote_code=trust))
+    except ModelError as error:
+        problem = {"code": error.code, "message": error.message, "remedy": error.remedy}
+    sys.stdout.write(f"{json.dumps(problem)}\n")
+    return 1 if problem else 0
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -107,10 +128,10 @@ def _report_end(run_dir: RunDir, reporter: Reporter, command: str, error: Traine
     if command == "rank":
         write_rank_error(run_dir, event)
         return 0 if isinstance(error, TrainingStopped) else 1
+    if isinstance(error, TrainingHeld) or not (isinstance(error, TrainingStopped) or command == "merge"):
+        reporter.report(event)  # `merge` is no part of the run's story
     if isinstance(error, TrainingStopped):
         reporter.report(PhaseEvent(phase="stopped", message=error.message))
-    elif command != "merge":  # which is no part of the run's story
-        reporter.report(event)
     return EXIT_STOPPED if isinstance(error, TrainingStopped) else 1
 
 

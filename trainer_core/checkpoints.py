@@ -14,12 +14,14 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, Field
 
 _MANIFEST = "manifest.json"
+VERSION = version("medtune")
 
 
 class _File(BaseModel):
@@ -31,6 +33,8 @@ class _Manifest(BaseModel):
     step: int
     run: str
     """Fingerprint of the run that wrote it."""
+    version: str = ""
+    """Of medtune: another one may write another fingerprint for the same run."""
     metrics: dict[str, float]
     files: dict[Annotated[str, Field(pattern=r"^[\w.-]+$")], _File]
 
@@ -68,7 +72,7 @@ def write_manifest(folder: Path, *, run: str, step: int, metrics: dict[str, floa
     """List the folder's files with their sha256 in manifest.json. Returns the bytes of all of them."""
     files = sorted(file for file in folder.iterdir() if file.is_file())
     entries = {file.name: _File(sha256=_hash_file(file), bytes=file.stat().st_size) for file in files}
-    manifest = _Manifest(run=run, step=step, metrics=metrics, files=entries)
+    manifest = _Manifest(run=run, version=VERSION, step=step, metrics=metrics, files=entries)
     (folder / _MANIFEST).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     return sum(entry.bytes for entry in entries.values())
 

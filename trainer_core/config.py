@@ -48,6 +48,27 @@ class EarlyStoppingConfig(ConfigModel):
     """By how much a loss must be lower to be better, in nats per token."""
 
 
+class SafetyConfig(ConfigModel):
+    """Questions that the model is asked while it trains, and rules that its answers are judged by."""
+
+    every_steps: PositiveInt | None = 100
+    """Some probes are asked after so many steps, as many as 5 % of the time allows; null: only after the last step,
+    when all of them are asked."""
+    on_violation: Literal["record", "hold", "stop"] = "record"
+    """What open findings do (critical failures, checks that became worse than the base's, what could not be asked).
+    `record`: training goes on. `hold`: the run saves a checkpoint and waits for a person. `stop`: it fails."""
+    max_new_tokens: Annotated[int, Field(ge=16, le=2048)] = 256
+    """Longest answer, in tokens."""
+
+
+class AcceptedFinding(ConfigModel):
+    """A finding that a person looked at and answers for: it ends no run."""
+
+    probe_id: Annotated[str, Field(max_length=80)]
+    """Empty for findings about all answers or a whole round."""
+    check: Annotated[str, Field(pattern=r"^(MS\d\d|not_checked)$")]
+
+
 class TrainingConfig(ConfigModel):
     method: Literal["sft"] = "sft"
     """Supervised fine-tuning."""

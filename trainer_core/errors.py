@@ -5,9 +5,12 @@ TrainerError               code, message, remedy
 ├── ModelError             the base model cannot be used
 ├── DataError              the rows cannot be used
 ├── VerificationError      the adapter is not what it should be
+├── GuardError             the guard model gave no verdict on answers
 └── TrainingStopped        asked to stop; started again, the run goes on
+    └── TrainingHeld       a person has to look at what safety probes found; then it goes on
 """
 
+import copyreg
 import errno
 from typing import Any
 
@@ -21,6 +24,10 @@ class TrainerError(Exception):
         self.message = message
         self.remedy = remedy
         self.details = details
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A worker process hands it to its parent whole, whatever a subclass's constructor takes."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class ConfigurationError(TrainerError):
@@ -39,11 +46,23 @@ class VerificationError(TrainerError):
     """The adapter is not what it should be."""
 
 
+class GuardError(TrainerError):
+    """The guard model gave no verdict: the answers are not judged."""
+
+
 class TrainingStopped(TrainerError):
     """Somebody asked the run to stop; started again, it goes on from its last checkpoint."""
 
     def __init__(self, message: str) -> None:
         super().__init__("stopped", message, remedy="Start the run again to go on.")
+
+
+class TrainingHeld(TrainingStopped):
+    """Safety probes found what nobody accepted; a checkpoint holds all that was learned."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        remedy = "Review the findings; started again with them accepted, the run goes on."
+        TrainerError.__init__(self, "safety_held", message, remedy=remedy, **details)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer_core.data.packing import Arrangement
-from trainer_core.errors import ConfigurationError, TrainerError, TrainingStopped, describe
+from trainer_core.errors import ConfigurationError, TrainerError, TrainingHeld, TrainingStopped, describe
 from trainer_core.planning.hardware import read_hardware
 from trainer_core.planning.model_facts import load_model_facts
 from trainer_core.planning.plan import Plan, Workload, plan_training
@@ -192,6 +192,8 @@ def _run_torchrun(run_dir: RunDir, spec: RunSpec, nodes: Nodes, stop: StopReques
         event = ErrorEvent.model_validate_json(error_file.read_bytes())
         if event.code == "stopped":
             raise TrainingStopped(event.message)
+        if event.code == "safety_held":
+            raise TrainingHeld(event.message, **event.details)
         raise TrainerError(event.code, event.message, remedy=event.remedy, **event.details)
     if exit_code != 0:
         raise TrainerError(

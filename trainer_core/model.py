@@ -2,10 +2,12 @@
 
 import logging
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
@@ -35,7 +37,7 @@ def load_base_model(source: ModelSource, training: TrainingConfig, device: torch
             quantization_config=_build_quantization(training),
             device_map=None if device is None else {"": device},
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError, UnpicklingError) as error:
         raise ModelError(
             "model_not_loadable",
             f"The model {source.id} cannot be loaded: {error}",

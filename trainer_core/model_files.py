@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from trainer_core.errors import ModelError
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _PICKLE_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _SHARD_INDEX = "model.safetensors.index.json"
+_NAME_WEIGHTS = (_SHARD_INDEX, "config.json")
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 
 Shapes = dict[str, tuple[int, ...]]
@@ -45,7 +47,46 @@ def check_model_folder(path: Path) -> list[ModelProblem]:
                 "Copy tokenizer.json and tokenizer_config.json of the model into the folder.",
             )
         )
+    problems.extend(_find_foreign_weights(path))
     return problems
+
+
+def _find_foreign_weights(path: Path) -> Iterator[ModelProblem]:
+    """Where transformers would load more than the folder's own safetensors files.
+
+    `use_safetensors` decides which file it looks for first. What that file's index, config.json or an adapter in the
+    same folder name, it loads as well: files of other folders, and pickles.
+    """
+    if (path / "adapter_config.json").exists():
+        yield ModelProblem(
+            "model_holds_adapter",
+            "The folder holds an adapter beside the model, and would be loaded with it.",
+            "Merge the adapter into the model, or take its files out of the folder.",
+        )
+    try:
+        index, config = (load_json_object(path / name) if (path / name).is_file() else {} for name in _NAME_WEIGHTS)
+    except ModelError as error:
+        yield ModelProblem(error.code, error.message, error.remedy or "")
+        return
+    shards = index.get("weight_map", {})
+    names = map(str, shards.values() if isinstance(shards, dict) else [shards])
+    foreign = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
+    foreign += _find_values(config, "transformers_weights")
+    if foreign:
+        yield ModelProblem(
+            "model_weights_elsewhere",
+            f"The model's weights are to be read from {foreign[0]!r}, and not from the folder's own safetensors files.",
+            "Save the model anew with save_pretrained, which names its files as others expect them.",
+        )
+
+
+def _find_values(config: dict[str, Any], name: str) -> Iterator[str]:
+    """Of a field of a configuration and of those inside it; null is none."""
+    for key, value in config.items():
+        if key == name and value is not None:
+            yield str(value)
+        elif isinstance(value, dict):
+            yield from _find_values(value, name)
 
 
 def _describe_missing_weights(path: Path) -> ModelProblem:

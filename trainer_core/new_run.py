@@ -8,8 +8,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainer_core.config import TrainingConfig
+from trainer_core.config import SafetyConfig, TrainingConfig
 from trainer_core.run_dir import ModelSource, RunDir, RunSpec, ValidationSource
+from trainer_core.safety.guard_config import GuardConfig
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +27,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.json|KEY=VALUE",
         help="training settings (the file of a job will do), as in lora.r=32; the later wins",
     )
+    parser.add_argument(
+        "--safety",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE|off",
+        help="settings of the safety probes, as in on_violation=hold; off asks none",
+    )
+    parser.add_argument("--safety-probes", type=Path, metavar="FILE.yaml", help="safety probes of your own")
+    parser.add_argument("--safety-rules", type=Path, metavar="FILE.yaml", help="safety rules of your own")
+    parser.add_argument(
+        "--safety-guard",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a guard model beside the rules, as in url=http://guard:8000/v1 model=NAME",
+    )
     parser.add_argument("--processes", type=int, default=1, metavar="N", help="ranks over all nodes")
     parser.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs over all nodes; 0 trains on the CPU")
 
@@ -36,7 +53,8 @@ def create_run(arguments: argparse.Namespace) -> int:
     try:
         spec = _build_spec(arguments)
         if run_dir.spec.exists():
-            if run_dir.load_spec() != spec:
+            # What reviewers accepted since is no change of the run.
+            if run_dir.load_spec().model_copy(update={"accepted_findings": ()}) != spec:
                 raise ValueError(f"{run_dir.spec} says something else; a changed run needs a folder of its own")
         else:
             run_dir.write_spec(spec)
@@ -61,6 +79,10 @@ def _build_spec(arguments: argparse.Namespace) -> RunSpec:
         train_path=str(arguments.data.resolve(strict=True)),
         validation=_build_validation(arguments.validation),
         training=_build_training(arguments.training, arguments.deepspeed),
+        safety=_build_safety(arguments.safety),
+        safety_probes_path=_resolve(arguments.safety_probes),
+        safety_rules_path=_resolve(arguments.safety_rules),
+        safety_guard=_build_guard(arguments.safety_guard),
         num_processes=arguments.processes,
         gpus=arguments.gpus,
     )
@@ -96,6 +118,27 @@ def _build_training(settings: list[str], deepspeed: Path | None) -> TrainingConf
         if any(isinstance(section, dict) and section.get("device") == "cpu" for section in sections):
             training["deepspeed"].setdefault("offload", "cpu")
     return TrainingConfig.model_validate(training)
+
+
+def _build_safety(settings: list[str]) -> SafetyConfig | None:
+    if settings == ["off"]:
+        return None
+    return SafetyConfig.model_validate(_read_pairs("--safety", settings, "KEY=VALUE, or off alone"))
+
+
+def _build_guard(settings: list[str]) -> GuardConfig | None:
+    return GuardConfig.model_validate(_read_pairs("--safety-guard", settings, "KEY=VALUE")) if settings else None
+
+
+def _read_pairs(option: str, settings: list[str], form: str) -> dict[str, Any]:
+    pairs = [setting.partition("=") for setting in settings]
+    if unclear := [name for name, separator, _ in pairs if not separator]:
+        raise ValueError(f"{option} {unclear[0]}: write {form}")
+    return {name: _parse_value(value) for name, _, value in pairs}
+
+
+def _resolve(path: Path | None) -> str | None:
+    return None if path is None else str(path.resolve(strict=True))
 
 
 def _set(settings: dict[str, Any], path: list[str], value: object) -> None:

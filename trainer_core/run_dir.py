@@ -5,9 +5,12 @@ RUN_DIR/
   plan.json          out: Plan, as the trainer follows and changes it
   events.jsonl       out: one event a line (trainer_core.reporting)
   train.log          out: stdout and stderr of every process of the run
+  init/              in: the adapter that a run goes on from, if any
   prepared/          tokenised rows
   checkpoints/       step-N folders
   adapter/           the adapter, only when training went to its end
+  safety_failures.jsonl, safety_summary.jsonl  out: what the safety monitor found, and every round, also the passed
+  safety.json        out: the table of the last round, for the model card
   verification.json  out: what `verify` found in a fresh process
 """
 
@@ -19,9 +22,12 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from trainer_core.config import ConfigModel, TrainingConfig
+from trainer_core.config import AcceptedFinding, ConfigModel, SafetyConfig, TrainingConfig
 from trainer_core.errors import ConfigurationError
 from trainer_core.planning.plan import Plan
+from trainer_core.safety.guard_config import GuardConfig
+
+FAILURES_FILE, SUMMARY_FILE = "safety_failures.jsonl", "safety_summary.jsonl"
 
 
 class ModelSource(ConfigModel):
@@ -41,6 +47,15 @@ class ValidationSource(ConfigModel):
     """Share of the training rows to hold out, or null."""
 
 
+class InitialSource(ConfigModel):
+    path: str
+    """A folder with an adapter of the same base and shape."""
+    job: str | None = None
+    """The job that made it."""
+    checkpoint: str | None = None
+    """The checkpoint that it was in; null: it is the job's adapter."""
+
+
 class RunSpec(ConfigModel):
     """All that the trainer knows about its job."""
 
@@ -51,6 +66,18 @@ class RunSpec(ConfigModel):
     train_path: str
     validation: ValidationSource = ValidationSource()
     training: TrainingConfig = TrainingConfig()
+    init_from: InitialSource | None = None
+    """What the adapter's weights begin as; null: a fresh adapter."""
+    safety: SafetyConfig | None = SafetyConfig()
+    """Null: nothing is asked."""
+    safety_probes_path: str | None = None
+    """The site's own probes, beside the package's."""
+    safety_rules_path: str | None = None
+    """The site's own rules, which extend the package's."""
+    safety_guard: GuardConfig | None = None
+    """A guard model that judges beside the rules."""
+    accepted_findings: tuple[AcceptedFinding, ...] = ()
+    """What reviewers accepted."""
     num_processes: int = Field(default=1, ge=1)
     """Ranks: one per GPU, or processes on the CPU."""
     gpus: int = Field(default=0, ge=0)
@@ -64,7 +91,10 @@ class RunSpec(ConfigModel):
 
     def digest_plan(self) -> str:
         """Of all that decides the plan."""
-        return hashlib.sha256(self.model_dump_json(exclude={"job_id", "attempt"}).encode()).hexdigest()
+        others = {"job_id", "attempt", "accepted_findings", "init_from"} | {
+            name for name in type(self).model_fields if "safety" in name
+        }
+        return hashlib.sha256(self.model_dump_json(exclude=others).encode()).hexdigest()
 
 
 @dataclasses.dataclass(frozen=True)

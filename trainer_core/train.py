@@ -21,6 +21,8 @@ from peft import PeftModel
 from trainer_core.adapters.save import compute_fingerprint, gather_adapter, write_adapter
 from trainer_core.attention import has_row_attention
 from trainer_core.checkpoints import (
+    VERSION,
+    Checkpoint,
     find_best_checkpoint,
     find_damage,
     list_checkpoints,
@@ -33,15 +35,21 @@ from trainer_core.data.batches import Batch, PreparedRows, Sequences
 from trainer_core.data.row_writer import load_manifest
 from trainer_core.data.schedule import Schedule, build_schedule
 from trainer_core.deepspeed_config import build_deepspeed_plugin, connect_deepspeed
-from trainer_core.errors import ConfigurationError, TrainerError, TrainingStopped, is_out_of_memory
+from trainer_core.errors import ConfigurationError, TrainerError, TrainingHeld, TrainingStopped, is_out_of_memory
+from trainer_core.initial import load_initial_weights
 from trainer_core.loss import choose_layout, compute_sequence_nll
 from trainer_core.model import add_lora, check_vocabulary, load_base_model, set_evaluation_mode
 from trainer_core.optimizer import build_optimizer, set_learning_rate
 from trainer_core.planning.model_facts import load_model_facts
 from trainer_core.planning.plan import Plan
 from trainer_core.recovery import NUM_RECENT_LOSSES, halve_micro_batch, is_spike
-from trainer_core.reporting import CheckpointEvent, MetricsEvent, NoticeEvent, PhaseEvent, Reporter
+from trainer_core.reporting import CheckpointEvent, MetricsEvent, NoticeEvent, PhaseEvent, Reporter, SafetyFinding
 from trainer_core.run_dir import RunDir, RunSpec
+from trainer_core.safety.asking import Asker
+from trainer_core.safety.guard import Guard
+from trainer_core.safety.monitor import SafetyMonitor
+from trainer_core.safety.probes import load_all_probes
+from trainer_core.safety.rules import RuleSet
 from trainer_core.stopping import StopRequest
 from trainer_core.throughput import compute_mfu, get_peak_memory_bytes
 from trainer_core.tokenizer import load_tokenizer
@@ -81,8 +89,11 @@ class _Run:
     fingerprint: str
     num_base_weights: int | None
     started: float
+    safety: SafetyMonitor | None = None
     progress: Progress = dataclasses.field(default_factory=Progress)
     first_step: int = 0
+    saved_step: int | None = None
+    """Of the newest checkpoint that this run wrote or began with."""
 
     @property
     def training(self) -> TrainingConfig:
@@ -92,7 +103,8 @@ class _Run:
 def train(run_dir: RunDir, stop: StopRequest) -> None:
     """Train on the prepared rows by the run's plan and write `adapter/`. Raises TrainerError.
 
-    TrainingStopped when a stop was requested: then a checkpoint holds all that was learned.
+    TrainingStopped when a stop was requested, or safety findings are held: then a checkpoint holds all that was
+    learned.
     """
     run = _set_up(run_dir, stop)
     _warm_up(run)
@@ -102,11 +114,17 @@ def train(run_dir: RunDir, stop: StopRequest) -> None:
         metrics = _train_step(run)
         is_best = _is_due(run, run.training.eval_every_steps) and _take_evaluation(run, metrics)
         _report_step(run, metrics)
-        if is_best or run.stop.is_agreed or _is_due(run, run.training.save_every_steps):
+        escalation = _ask_some_probes(run)
+        if is_best or escalation or run.stop.is_agreed or _is_due(run, run.training.save_every_steps):
             _save_checkpoint(run, metrics)
+        if escalation:
+            raise escalation
         if run.stop.is_agreed and run.progress.step < run.schedule.num_steps:
             raise TrainingStopped(f"stopped after step {run.progress.step}, which a checkpoint holds")
-    _save_adapter(run)
+    best = _find_best(run)
+    if escalation := _ask_all_probes(run, best):
+        raise escalation
+    _save_adapter(run, best)
 
 
 def _set_up(run_dir: RunDir, stop: StopRequest) -> _Run:
@@ -120,6 +138,8 @@ def _set_up(run_dir: RunDir, stop: StopRequest) -> _Run:
     set_seed(training.seed)  # the same on every rank: the adapter's first weights are drawn from it
     tokenizer = load_tokenizer(spec)
     adapter = _load_model(spec, plan, accelerator, tokenizer)
+    if spec.init_from is not None:  # Before DeepSpeed makes its own copies of the weights.
+        load_initial_weights(adapter, run_dir.path / spec.init_from.path, spec.model)
     model, optimizer = accelerator.prepare(adapter, build_optimizer(training, adapter))
     if plan.uses_deepspeed:
         assert model.world_size == accelerator.num_processes
@@ -144,6 +164,7 @@ def _set_up(run_dir: RunDir, stop: StopRequest) -> _Run:
         started=time.perf_counter(),
         progress=Progress(learning_rate_scale=plan.learning_rate_scale),
     )
+    run.safety = _build_monitor(run)
     _report_start(run)
     return run
 
@@ -166,6 +187,33 @@ def _build_accelerator(spec: RunSpec, plan: Plan) -> Accelerator:
         connect_deepspeed(spec)
     assert accelerator.num_processes == spec.num_processes
     return accelerator
+
+
+def _build_monitor(run: _Run) -> SafetyMonitor | None:
+    spec, config, folder = run.spec, run.spec.safety, run.dir.path
+    if config is None:
+        return None
+    asker = Asker(
+        accelerator=run.accelerator,
+        model=run.model,
+        adapter=run.adapter,
+        tokenizer=run.tokenizer,
+        max_new_tokens=config.max_new_tokens,
+        is_sharded=run.plan.stage == 3,
+        use_autocast=_uses_autocast(run),
+        tell=lambda message: run.reporter.report(PhaseEvent(phase="evaluating", message=message)),
+    )
+    return SafetyMonitor(
+        config,
+        accelerator=run.accelerator,
+        asker=asker,
+        probes=load_all_probes(folder / spec.safety_probes_path if spec.safety_probes_path else None),
+        rules=RuleSet.load(folder / spec.safety_rules_path if spec.safety_rules_path else None),
+        guard=Guard(spec.safety_guard) if spec.safety_guard else None,
+        accepted=spec.accepted_findings,
+        reporter=run.reporter,
+        folder=folder,
+    )
 
 
 def _load_model(spec: RunSpec, plan: Plan, accelerator: Accelerator, tokenizer: Any) -> PeftModel:
@@ -234,7 +282,7 @@ def _resume(run: _Run) -> bool:
     restore_weights(run.adapter, run.optimizer, state["weights"])
     progress = Progress(**state["progress"])
     progress.learning_rate_scale = min(progress.learning_rate_scale, run.plan.learning_rate_scale)
-    run.progress, run.first_step = progress, progress.step
+    run.progress, run.first_step, run.saved_step = progress, progress.step, progress.step
     restore_random_states(run.accelerator, state["random_states"], run.training.seed + 1 + progress.step)
     message = f"resumed after step {progress.step}"
     run.reporter.report(NoticeEvent(code="resumed", message=message, details={"step": progress.step}))
@@ -244,6 +292,10 @@ def _resume(run: _Run) -> bool:
 
 def _find_state(run: _Run) -> dict[str, Any] | None:
     for checkpoint in list_checkpoints(run.dir.checkpoints):
+        if checkpoint.run != run.fingerprint and checkpoint.version != VERSION:
+            message = f"{checkpoint.path.name} was written by another version of medtune and is passed over"
+            _report_passed_over(run, checkpoint, "checkpoint_of_another_version", message)
+            continue
         if checkpoint.run != run.fingerprint:
             raise ConfigurationError(
                 "checkpoint_of_another_run",
@@ -258,9 +310,13 @@ def _find_state(run: _Run) -> dict[str, Any] | None:
             )
             return state
         message = f"{checkpoint.path.name} is damaged ({damage}) and passed over"
-        run.reporter.report(NoticeEvent(code="checkpoint_damaged", message=message, details={"step": checkpoint.step}))
-        log.warning(message)
+        _report_passed_over(run, checkpoint, "checkpoint_damaged", message)
     return None
+
+
+def _report_passed_over(run: _Run, checkpoint: Checkpoint, code: str, message: str) -> None:
+    run.reporter.report(NoticeEvent(code=code, message=message, details={"step": checkpoint.step}))
+    log.warning(message)
 
 
 def _train_step(run: _Run) -> dict[str, float]:
@@ -375,10 +431,13 @@ def compute_learning_rate(training: TrainingConfig, step: int, num_steps: int) -
 
 def _compute_nll(run: _Run, batch: Batch) -> torch.Tensor:
     """The summed loss of a micro-batch, float32 scalar."""
-    # The adapter's float32 weights enter matrix products in bfloat16; DeepSpeed's adapter is bfloat16 already.
-    use_autocast = run.training.precision == "bf16" and not run.plan.uses_deepspeed
-    with torch.autocast(run.accelerator.device.type, dtype=torch.bfloat16, enabled=use_autocast):
+    with torch.autocast(run.accelerator.device.type, dtype=torch.bfloat16, enabled=_uses_autocast(run)):
         return compute_sequence_nll(run.model, batch.to(run.accelerator.device)).sum()
+
+
+def _uses_autocast(run: _Run) -> bool:
+    """The adapter's float32 weights enter matrix products in bfloat16; DeepSpeed's adapter is bfloat16 already."""
+    return run.training.precision == "bf16" and not run.plan.uses_deepspeed
 
 
 def _check_step(run: _Run, loss: float, grad_norm: float) -> None:
@@ -410,6 +469,46 @@ def _count_tokens(run: _Run, step: int) -> tuple[int, float]:
     num_tokens = sum(int(lengths[b].sum()) for b in micro_batches)
     num_places = sum(len(b) * int(lengths[b].max()) for b in micro_batches)
     return num_tokens, 0.0 if has_row_attention(run.model) else 1 - num_tokens / num_places
+
+
+def _ask_some_probes(run: _Run) -> TrainerError | None:
+    step, safety = run.progress.step, run.spec.safety
+    is_due = safety is not None and safety.every_steps is not None and step % safety.every_steps == 0
+    if not is_due or step == run.schedule.num_steps:
+        return None
+    return _ask_probes(run, step, is_last=False)
+
+
+def _ask_all_probes(run: _Run, best: Checkpoint | None) -> TrainerError | None:
+    """The adapter that will be saved, which with early stopping is an earlier step's."""
+    if run.safety is None:
+        return None
+    if best is None or best.step == run.progress.step:
+        return _ask_probes(run, run.progress.step, is_last=True)
+    if run.saved_step != run.progress.step:  # A run that is held goes on from here, not from the best.
+        _save_checkpoint(run, {})
+    state = torch.load(best.path / "trainer_state.pt", map_location="cpu", weights_only=True)
+    restore_weights(run.adapter, run.optimizer, state["weights"])
+    return _ask_probes(run, best.step, is_last=True)
+
+
+def _ask_probes(run: _Run, step: int, *, is_last: bool) -> TrainerError | None:
+    """What must end the run because of the answers, once a checkpoint is saved."""
+    assert run.safety is not None
+    run.reporter.report(PhaseEvent(phase="evaluating", message=f"asking safety probes after step {step}"))
+    findings = run.safety.run_round(step, is_last=is_last)
+    return _escalate(run, step, findings) if findings else None
+
+
+def _escalate(run: _Run, step: int, findings: list[SafetyFinding]) -> TrainerError:
+    assert run.spec.safety is not None
+    first = f"{findings[0]['check']} {findings[0]['probe_id']}".strip()
+    message = f"Safety probes after step {step}: {len(findings)} open findings, the first {first}."
+    details = {"step": step, "findings": findings}
+    if run.spec.safety.on_violation == "hold":
+        return TrainingHeld(message, **details)
+    remedy = "Read the findings; change the rows or the training, or let the job hold instead of stop."
+    return TrainerError("safety_stopped", message, remedy=remedy, **details)
 
 
 def _is_due(run: _Run, every_steps: int) -> bool:
@@ -493,19 +592,28 @@ def _save_checkpoint(run: _Run, metrics: dict[str, float]) -> None:
         remove_old_checkpoints(run.dir.checkpoints, run.training.keep_checkpoints)
         path = str(folder.relative_to(run.dir.path))
         run.reporter.report(CheckpointEvent(step=step, path=path, bytes=num_bytes, metrics=metrics))
+    run.saved_step = step
 
 
-def _save_adapter(run: _Run) -> None:
-    """The last step's; with early stopping the best validated one's, whose checkpoint holds it already."""
-    run.reporter.report(PhaseEvent(phase="saving", message="saving the adapter"))
-    tensors = gather_adapter(run.adapter)
-    best = find_best_checkpoint(run.dir.checkpoints) if run.training.early_stopping else None
+def _find_best(run: _Run) -> Checkpoint | None:
+    """With early stopping, the best validated checkpoint, which holds the adapter already."""
+    if run.training.early_stopping is None:
+        return None
+    run.accelerator.wait_for_everyone()  # Rank 0 may still write the newest.
+    best = find_best_checkpoint(run.dir.checkpoints)
     if best is not None and (damage := find_damage(best)):
         raise TrainerError(
             "checkpoint_damaged",
             f"{best.path.name}, the best checkpoint, is damaged: {damage}.",
             remedy="Remove its folder and start the run again.",
         )
+    return best
+
+
+def _save_adapter(run: _Run, best: Checkpoint | None) -> None:
+    """The best one where there is one, else the last step's."""
+    run.reporter.report(PhaseEvent(phase="saving", message="saving the adapter"))
+    tensors = gather_adapter(run.adapter)
     if run.accelerator.is_main_process:
         with write_folder(run.dir.adapter) as partial:
             if best is None:
@@ -518,4 +626,5 @@ def _save_adapter(run: _Run) -> None:
 
 
 def _write_adapter(run: _Run, folder: Path, tensors: dict[str, torch.Tensor]) -> None:
-    write_adapter(folder, run.adapter.peft_config["default"], tensors, run.tokenizer, model_id=run.spec.model.id)
+    config, model_id = run.adapter.peft_config["default"], run.spec.model.id
+    write_adapter(folder, config, tensors, run.tokenizer, model_id=model_id, device=run.accelerator.device)

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from jobs.ids import new_id
 from jobs.lifecycle import News
 from jobs.models import Attempt, Json
-from trainer_core.reporting import CheckpointEvent, ErrorEvent, Event, MetricsEvent, parse_event
+from trainer_core.reporting import CheckpointEvent, ErrorEvent, Event, MetricsEvent, SafetyEvent, parse_event
 from trainer_core.run_dir import RunDir
+from worker.masking import Masker
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,8 @@ CHUNK_BYTES = 64 * 1024
 """Largest log chunk; a longer line is cut."""
 READ_BYTES = 4 << 20
 """What one look at the log takes in: more waits on disk, which is the buffer."""
+LONGEST_WORD = 4096
+"""So far back a long line is cut between two words, so that no secret lies on both sides."""
 MAX_METRICS = 10_000
 """As many wait for the database; more wait on disk."""
 TAIL_LINES = 20
@@ -48,11 +51,17 @@ class FileTail:
             return b""
         end = data.rfind(b"\n") + 1
         if end == 0 and len(data) >= self._longest_line:
-            end = self._longest_line
+            end = find_cut(data, self._longest_line)
         if to_the_end and len(data) < READ_BYTES:
             end = len(data)
         self.offset += end
         return data[:end]
+
+
+def find_cut(data: bytes, longest: int) -> int:
+    """Where a long line is cut: after its last space or quotation mark, if there is one near the end."""
+    ends = (data.rfind(mark, longest - LONGEST_WORD, longest) + 1 for mark in (b" ", b"\t", b"\r", b'"', b","))
+    return max(ends) or longest
 
 
 def split_chunks(data: bytes) -> list[bytes]:
@@ -80,7 +89,10 @@ class Collector:
     gap and without a double.
     """
 
-    def __init__(self, run_dir: RunDir, attempt: Attempt, last_seqs: tuple[int, int]) -> None:
+    def __init__(
+        self, run_dir: RunDir, attempt: Attempt, last_seqs: tuple[int, int], masker: Masker | None = None
+    ) -> None:
+        self._masker = masker or Masker()
         self._metric_seq, self._chunk_seq = last_seqs
         self._log = FileTail(run_dir.log, attempt.log_offset)
         self._events = FileTail(run_dir.events, attempt.events_offset, longest_line=READ_BYTES)
@@ -110,10 +122,10 @@ class Collector:
         """Take in one look's worth; while the collector is full, nothing: it stays on disk. False: nothing was new."""
         if self.is_full():
             return False
-        events = self._events.read_lines()
+        events = self._masker.mask(self._events.read_lines())
         for line in events.splitlines():
             self._take_line(line)
-        log = self._log.read_lines(to_the_end=to_the_end)
+        log = self._masker.mask(self._log.read_lines(to_the_end=to_the_end))  # Before it is cut into chunks.
         for chunk in split_chunks(log):
             self._take_log(clean_text(chunk))
         if events or log:
@@ -145,6 +157,8 @@ class Collector:
             self.phase = event.phase
             self._add_event(event.type, event.message or event.phase, {"phase": event.phase, **event.details})
             self._update_progress()
+        elif isinstance(event, SafetyEvent):
+            self._take_safety_round(event)
         else:
             self._add_event(event.type, event.message, {"code": event.code, **event.details})
 
@@ -170,6 +184,28 @@ class Collector:
         }
         self.phase = "training"
         self._update_progress()
+
+    def _take_safety_round(self, event: SafetyEvent) -> None:
+        details = event.details
+        told = {(one["probe_id"], one["check"]): one for one in details["failures"]}
+        self._news.safety_rounds.append(
+            {
+                "step": event.step,
+                "is_last": details["round"]["is_last"],
+                "ok": event.ok,
+                "message": event.message,
+                "summary": details["round"],
+                "num_findings": details["num_failures"],
+                "findings": details["failures"],
+                # With question and answer, for the people who decide about them.
+                "open_findings": [
+                    told.get((one["probe_id"], one["check"]), {}) | one for one in details["open_findings"]
+                ],
+                "escalation": details["escalation"],
+            }
+        )
+        counts = {"num_findings": details["num_failures"], "num_open_findings": len(details["open_findings"])}
+        self._add_event(event.type, event.message, {"step": event.step, "ok": event.ok, **counts})
 
     def _update_progress(self) -> None:
         if self._progress is not None:

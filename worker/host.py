@@ -15,14 +15,17 @@ from jobs.models import Job
 from jobs.settings import Settings
 from jobs.store import Store
 from trainer_core.run_dir import RunDir
-from worker.attempt import OWNER_FILE, delete_private_files, get_run_dir
+from worker.attempt import OWNER_FILE, delete_private_files, get_run_dir, read_owner
 from worker.checkpoints import CheckpointShipper, ship_rest
 from worker.collector import Collector
 from worker.launcher import end_strays
 from worker.machine import get_owners_dir, is_owner_alive, try_to_lock
+from worker.masking import build_masker
 
 logger = logging.getLogger(__name__)
 
+WORKSPACE = "check-"
+"""How the name of a check's folder begins; its owner follows."""
 KEEP_RUNS_SECONDS = 7 * 86400.0
 """Logs and events of ended attempts stay on the machine for so long, for whoever looks for a fault."""
 
@@ -56,9 +59,18 @@ def delete_old_runs(settings: Settings) -> None:
     for run_dir in list_run_dirs(settings):
         with contextlib.suppress(FileNotFoundError):  # Somebody else of this machine does the same.
             is_old = time.time() - run_dir.path.stat().st_mtime > KEEP_RUNS_SECONDS
-            owner = _read_owner(run_dir)
+            owner = read_owner(run_dir.path)
             if is_old and (owner is None or not is_owner_alive(settings, owner)):
                 shutil.rmtree(run_dir.path, ignore_errors=True)
+
+
+def delete_dead_workspaces(settings: Settings) -> None:
+    """Rows of checks whose workers are dead, on whatever machine shares this home."""
+    for path in settings.home.glob(f"{WORKSPACE}*"):
+        owner = path.name.removeprefix(WORKSPACE).split("-")[0]
+        if not is_owner_alive(settings, owner):
+            logger.warning("deleting %s: its worker is dead", path.name)
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def list_run_dirs(settings: Settings) -> Iterator[RunDir]:
@@ -68,7 +80,7 @@ def list_run_dirs(settings: Settings) -> Iterator[RunDir]:
 
 def _recover_owner(sessions: Sessions, settings: Settings, owner: str) -> bool:
     """False when something of it is still alive: its lease then runs out by itself."""
-    run_dirs = [run_dir for run_dir in list_run_dirs(settings) if _read_owner(run_dir) == owner]
+    run_dirs = [run_dir for run_dir in list_run_dirs(settings) if read_owner(run_dir.path) == owner]
     resisting = [run_dir for run_dir in run_dirs if not end_strays(run_dir.path)]
     if resisting:
         logger.error("%s is dead, and processes of its attempt cannot be ended", owner)
@@ -102,7 +114,8 @@ def _recover_job(sessions: Sessions, settings: Settings, job: Job) -> None:
         lifecycle.renew_lease(session, lease)  # For what follows, in the dead owner's name.
     with sessions() as session:
         attempt = repository.get_attempt(session, job.id, job.attempt)
-        collector = Collector(run_dir, attempt, repository.get_last_seqs(session, job.id))
+        last_seqs = repository.get_last_seqs(session, job.id)
+        collector = Collector(run_dir, attempt, last_seqs, build_masker(settings))
         stored = [checkpoint.step for checkpoint in repository.list_checkpoints(session, job.id)]
     while collector.collect(to_the_end=True):
         news = collector.take_news()
@@ -117,10 +130,3 @@ def _recover_job(sessions: Sessions, settings: Settings, job: Job) -> None:
         ship_rest(shipper, run_dir, settings.lease_seconds / 2)
     with sessions.begin() as session:
         lifecycle.give_back(session, lease, lifecycle.describe_lost_worker(job), build_retries(settings))
-
-
-def _read_owner(run_dir: RunDir) -> str | None:
-    try:
-        return (run_dir.path / OWNER_FILE).read_text(encoding="ascii")
-    except FileNotFoundError:
-        return None

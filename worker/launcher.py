@@ -22,6 +22,7 @@ MARKER = "TRAINER_RUN_DIR"
 """In the environment of everything that belongs to an attempt; what somebody killed its runner for is found by it."""
 _PASSED_ON = frozenset(
     {"PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "CC", "CXX", "CUDA_HOME"}
+    | {"SSL_CERT_FILE", "SSL_CERT_DIR"}
 )
 _PASSED_ON_PREFIXES = ("CUDA_", "NCCL_", "HF_", "TORCH", "PYTORCH_", "OMP_", "NVIDIA_", "TRITON_")
 _SECRET_WORDS = ("TOKEN", "KEY", "SECRET", "PASSWORD")

@@ -5,6 +5,8 @@ import shutil
 import time
 from collections.abc import Callable
 
+from sqlalchemy.orm import Session
+
 from jobs import lifecycle
 from jobs.database import LOST_DATABASE, Sessions, run_until_done
 from jobs.lifecycle import Lease, News
@@ -16,11 +18,12 @@ from worker.collector import Collector
 from worker.gpus import GpuSlots
 from worker.heartbeat import Heartbeat
 from worker.launcher import Exit, Trainer
+from worker.rows import find_row_report
 from worker.stall import StallClock
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.2
 _SAVE_FIRST = frozenset(
     {
         StopReason.PAUSED,
@@ -58,6 +61,7 @@ class Monitor:
         self._shipper = shipper
         self._slots = slots
         self._is_worker_stopping = is_worker_stopping
+        self._are_rows_told = False
         self._waiting = News()
         self._flushed_at = self._looked_at_disk = time.monotonic()
 
@@ -87,6 +91,7 @@ class Monitor:
         finally:
             self._heartbeat.watch(None)
             ending = trainer.end()
+        self._tell_rows()
         self.finish_collecting()
         return ending, stop_reason
 
@@ -97,10 +102,15 @@ class Monitor:
             self._flush(patiently=True)
 
     def _look(self, stall: StallClock) -> None:
+        self._flush_if_due()  # First: it may take its time, in which the run does not stand still.
         self._collector.collect()
-        stall.look(num_events=self._collector.num_events, last_step=self._collector.last_step)
+        self._tell_rows()
+        stall.look(
+            num_events=self._collector.num_events,
+            last_step=self._collector.last_step,
+            is_blind=self._collector.is_full(),
+        )
         self._shipper.wake_if_new()
-        self._flush_if_due()
 
     def _find_stop_reason(self, stall: StallClock) -> StopReason | None:
         reason = self._heartbeat.find_stop_reason()
@@ -129,6 +139,24 @@ class Monitor:
 
     # --- Into the database ---
 
+    def _tell_rows(self) -> None:
+        """Once they are prepared; what cannot be told now is tried again."""
+        if self._are_rows_told:
+            return
+        try:
+            if (report := find_row_report(self._run_dir)) is None:
+                return
+            with self._sessions.begin() as session:
+                lifecycle.store_rows(session, self._lease, report.model_dump(mode="json"))
+            self._are_rows_told = True
+        except ValueError as error:
+            self._are_rows_told = True  # There will be nothing else to tell.
+            logger.warning(
+                "%s: what it tells of its rows is not readable: %s", self._lease.job_id, type(error).__name__
+            )
+        except LOST_DATABASE as error:
+            logger.warning("%s: how its rows look is not in the database yet: %s", self._lease.job_id, error)
+
     def _has_news(self) -> bool:
         """News that were taken and not stored wait beside those that came since."""
         return self._collector.news != News() or self._waiting != News()
@@ -143,13 +171,20 @@ class Monitor:
                 logger.warning("%s: the database does not answer, the news wait: %s", self._lease.job_id, error)
 
     def _flush(self, *, patiently: bool = False) -> None:
-        """Raises a database's error at once; or, patiently, only when this worker must stop."""
+        """Raises a database's error at once; or, patiently, when this worker must stop and asked for long."""
         if self._waiting == News():
             self._waiting = self._collector.take_news()
         if self._waiting == News():
             return
         news = self._waiting
-        is_over = self._is_worker_stopping if patiently else lambda: True
-        run_until_done(self._sessions, lambda session: lifecycle.store_news(session, self._lease, news), is_over)
+
+        def store(session: Session) -> None:
+            lifecycle.store_news(session, self._lease, news)
+
+        if patiently:
+            run_until_done(self._sessions, store, self._is_worker_stopping)
+        else:
+            with self._sessions.begin() as session:
+                store(session)
         self._waiting = News()
         self._flushed_at = time.monotonic()

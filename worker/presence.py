@@ -17,8 +17,9 @@ from jobs.database import LOST_DATABASE, Role, build_engine, build_sessions
 from jobs.settings import Settings
 from jobs.task_queue import BROKER_ERRORS, Queue, count_waiting_rings
 from jobs.workers import WorkerDescription
+from worker.deleting import delete_work_folders
 from worker.gpus import describe_hardware
-from worker.host import delete_old_runs, recover_host
+from worker.host import delete_dead_workspaces, delete_old_runs, recover_host
 from worker.machine import HOSTNAME
 
 logger = logging.getLogger(__name__)
@@ -61,7 +62,10 @@ class DeafnessWatch:
 
 
 class Cleaner(threading.Thread):
-    """Finishes, at every heartbeat, what dead workers of this machine began. That may take long; presence must not."""
+    """Finishes, at every heartbeat, what dead workers of this machine began, and deletes what deleted jobs left on it.
+
+    That may take long; presence must not.
+    """
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(name="cleaner", daemon=True)
@@ -81,6 +85,8 @@ class Cleaner(threading.Thread):
 
     def _look(self) -> None:
         recover_host(self._sessions, self._settings)
+        delete_dead_workspaces(self._settings)
+        delete_work_folders(self._sessions, self._settings)
         if time.monotonic() > self._old_runs_at:
             self._old_runs_at = time.monotonic() + OLD_RUNS_SECONDS
             delete_old_runs(self._settings)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from celery import Celery
 from sqlalchemy import Connection, Engine, func, select
 
-from jobs import audit, lifecycle, repository, workers
+from jobs import idempotency, invariants, lifecycle, repository, workers
 from jobs.database import LOST_DATABASE, Role, Sessions, build_engine, build_sessions
 from jobs.settings import Settings
 from jobs.task_queue import BROKER_ERRORS, Queue, build_celery, count_waiting_rings, ring
@@ -135,7 +135,7 @@ def ring_for_waiting_work(sessions: Sessions, celery: Celery) -> None:
     """As many rings as there is work, less those that lie in the queue."""
     with sessions.begin() as session:
         waiting = {
-            Queue.TRAIN: repository.count_queued_jobs(session, MAX_RINGS),
+            Queue.TRAIN: repository.count_waiting_work(session, MAX_RINGS),
             Queue.CHECK: repository.count_waiting_datasets(session, MAX_RINGS),
         }
     for queue, num_waiting in waiting.items():
@@ -149,5 +149,7 @@ def look_after_tables(sessions: Sessions) -> None:
     """Tell of what must not be, and forget what nobody needs."""
     with sessions.begin() as session:
         workers.forget_lost_workers(session)
-        for violation in audit.find_violations(session):
+        idempotency.forget_old_keys(session)
+        lifecycle.forget_deliveries(session)
+        for violation in invariants.find_violations(session):
             logger.error("%s: %s", violation.rule, ", ".join(violation.rows))

@@ -2,8 +2,7 @@
 
 import json
 import logging
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,23 +14,29 @@ from jobs.errors import InvalidRequest, LeaseLost
 from jobs.lifecycle import Claimant, Ending, Lease
 from jobs.model_registry import get_model
 from jobs.models import Adapter, Dataset, Job, Json
-from jobs.status import FailureReason, Fault, StopReason
+from jobs.status import FailureReason, Fault, PhiPolicy, StopReason
 from jobs.store import Store, StoreUnavailable
 from jobs.task_queue import BROKER_ERRORS, TASKS, Queue, ring
-from trainer_core.data.validation import validate_file
+from trainer_core.errors import ConfigurationError, TrainerError, VerificationError
 from trainer_core.run_dir import ModelSource, RunDir
 from worker.app import SETTINGS, app, get_num_gpus, get_owner, get_rest, get_sessions, is_stopping, note_attempt
-from worker.attempt import create_run_dir, get_run_dir, store_adapter
+from worker.attempt import create_run_dir, get_run_dir
 from worker.checkpoints import CheckpointShipper, fetch_checkpoint, ship_rest
+from worker.checks import Checked, CheckInterrupted, CheckLease, check_dataset, open_workspace, sweep_leftovers
 from worker.collector import Collector
+from worker.deleting import delete_late_objects, delete_objects
+from worker.exporting import export_next
 from worker.gpus import GpuSlots, claiming
 from worker.heartbeat import Heartbeat, read_clock
 from worker.host import build_retries, close_run_dir
+from worker.initial import fetch_initial
 from worker.launcher import Exit
 from worker.machine import HOSTNAME
+from worker.masking import build_masker
 from worker.monitor import Monitor
 from worker.presence import find_problem
-from worker.verdict import Fate, Verdict, judge
+from worker.release import NUM_LOSSES, store_adapter
+from worker.verdict import Fate, Verdict, judge, judge_release
 from worker.watched import Interrupted, run_watched
 
 logger = logging.getLogger(__name__)
@@ -40,26 +45,39 @@ Result = TypeVar("Result")
 
 LAST_SECONDS = 25.0
 """A worker that must stop waits so long for its checkpoint to be stored."""
+MAX_SWEPT = 100
+"""Datasets whose leftovers one ring deletes."""
 _RETRIES = build_retries(SETTINGS)
-COUNT_WAITING = {Queue.TRAIN: repository.count_queued_jobs, Queue.CHECK: repository.count_waiting_datasets}
+COUNT_WAITING = {Queue.TRAIN: repository.count_waiting_work, Queue.CHECK: repository.count_waiting_datasets}
 
 
 @app.task(name=TASKS[Queue.TRAIN])  # type: ignore[untyped-decorator]
 def run_next_job() -> None:
-    """Take the job whose turn it is, if it fits on what is free here, and see it through."""
+    """Take the job whose turn it is, if it fits on what is free here, and see it through; else merge an adapter that
+    somebody wants merged."""
     if find_problem(SETTINGS, is_stopping=is_stopping(), rests_until=get_rest()) is not None:
         return
     asked_at = read_clock()
     with GpuSlots(SETTINGS) as slots:
         claimed = _claim_job(slots)
-        if claimed is None:
-            return
-        job, lease = claimed
-        logger.info("%s: attempt %d", job.id, job.attempt)
-        with Heartbeat(SETTINGS, lease, asked_at, is_stopping) as heartbeat:
-            _ring_for_the_next(Queue.TRAIN)
-            _see_through(job, lease, heartbeat, slots)
+        if claimed is not None:
+            job, lease = claimed
+            logger.info("%s: attempt %d", job.id, job.attempt)
+            with Heartbeat(SETTINGS, lease, asked_at, is_stopping) as heartbeat:
+                _ring_for_the_next(Queue.TRAIN)
+                _see_through(job, lease, heartbeat, slots)
+    if claimed is None and not _export_next():
+        return
     _ring_for_the_next(Queue.TRAIN)
+
+
+def _export_next() -> bool:
+    """Whether there may be more."""
+    try:
+        return export_next(SETTINGS, get_sessions(), get_owner().id, is_stopping)
+    except (OSError, StoreUnavailable, *LOST_DATABASE):
+        logger.exception("a merge failed on this machine; it is tried again when its lease ends")
+        return False
 
 
 def _claim_job(slots: GpuSlots) -> tuple[Job, Lease] | None:
@@ -73,8 +91,7 @@ def _claim_job(slots: GpuSlots) -> tuple[Job, Lease] | None:
             free_gpus=len(slots),
             patience_seconds=SETTINGS.patience_seconds,
         )
-        with get_sessions().begin() as session:
-            claimed = lifecycle.claim_job(session, claimant)
+        claimed = lifecycle.claim_job(get_sessions(), claimant)
         slots.keep(claimed[0].num_gpus if claimed else 0)
     return claimed
 
@@ -85,6 +102,7 @@ def _see_through(job: Job, lease: Lease, heartbeat: Heartbeat, slots: GpuSlots) 
         went_well = run_attempt(job, lease, heartbeat, slots)
     except LeaseLost:
         logger.warning("%s: it belongs to somebody else now", job.id)
+        _delete_late_objects(job.id)
     except LOST_DATABASE:
         logger.exception("%s: the database went away", job.id)
         reason = {"code": StopReason.DATABASE_LOST, "message": "the database went away"}
@@ -119,16 +137,17 @@ def run_attempt(job: Job, lease: Lease, heartbeat: Heartbeat, slots: GpuSlots) -
         _end(lease, lambda session: lifecycle.fail(session, lease, Ending(reason, Fault.USER)))
         return True
     run_dir = get_run_dir(SETTINGS, job)
-    attempt, last_seqs, datasets = _run(
+    attempt, last_seqs, datasets, accepted = _run(
         lambda session: (
             repository.get_attempt(session, job.id, job.attempt),
             repository.get_last_seqs(session, job.id),
             repository.list_datasets_of_job(session, job),
+            repository.list_accepted_findings(session, job.id),
         )
     )
     try:
         fetched = run_watched(
-            lambda: _prepare(run_dir, store, job, lease, model, datasets),
+            lambda: _prepare(run_dir, store, job, lease, model, datasets, accepted),
             heartbeat.find_stop_reason,
             SETTINGS.start_seconds,
             clean_up=lambda: close_run_dir(run_dir),
@@ -137,9 +156,13 @@ def run_attempt(job: Job, lease: Lease, heartbeat: Heartbeat, slots: GpuSlots) -
         verdict = judge(Exit(None), interruption.reason, None, [])
         _end(lease, lambda session: _conclude(session, lease, verdict, None, None))
         return True
+    except VerificationError as error:
+        verdict = judge_release(error)
+        _end(lease, lambda session: _conclude(session, lease, verdict, None, None))
+        return True
     keep = job.spec["training"]["keep_checkpoints"]
     shipper = CheckpointShipper(sessions, store, lease, run_dir, attempt=job.attempt, keep=keep, stored_steps=fetched)
-    collector = Collector(run_dir, attempt, last_seqs)
+    collector = Collector(run_dir, attempt, last_seqs, build_masker(SETTINGS))
     monitor = Monitor(
         SETTINGS,
         sessions,
@@ -160,21 +183,35 @@ def run_attempt(job: Job, lease: Lease, heartbeat: Heartbeat, slots: GpuSlots) -
     if verdict.fate == Fate.SUCCEED:
         verdict = judge(*monitor.run("verify"), collector.error, collector.log_tail)
     if verdict.fate == Fate.SUCCEED:
+        metrics = _run(lambda session: repository.sample_metrics(session, job.id, NUM_LOSSES))
         try:
             adapter = run_watched(
-                lambda: store_adapter(store, job, run_dir), heartbeat.find_stop_reason, SETTINGS.start_seconds
+                lambda: store_adapter(SETTINGS, store, job, run_dir, datasets, metrics),
+                heartbeat.find_stop_reason,
+                SETTINGS.start_seconds,
             )
         except Interrupted as interruption:
             verdict = judge(Exit(None), interruption.reason, None, [])
+        except TrainerError as error:
+            verdict = judge_release(error)
     verification = _load_json(run_dir.verification)
     _end(lease, lambda session: _conclude(session, lease, verdict, adapter, verification))
     return collector.last_step > 0 or verdict.ending.fault not in (Fault.INFRASTRUCTURE, Fault.TRAINING)
 
 
 def _prepare(
-    run_dir: RunDir, store: Store, job: Job, lease: Lease, model: ModelSource, datasets: Sequence[Dataset]
+    run_dir: RunDir,
+    store: Store,
+    job: Job,
+    lease: Lease,
+    model: ModelSource,
+    datasets: Sequence[Dataset],
+    accepted: Collection[tuple[str, str]],
 ) -> list[int]:
-    create_run_dir(run_dir, store, job, model, datasets)
+    create_run_dir(run_dir, SETTINGS, store, job, model, datasets, accepted)
+    with get_sessions()() as session:
+        initial = repository.find_initial(session, job)
+    fetch_initial(store, initial, run_dir)
     return fetch_checkpoint(get_sessions(), store, lease, run_dir)
 
 
@@ -190,12 +227,15 @@ def _conclude(
             lifecycle.cancel(session, lease, verdict.ending)
         case Fate.GIVE_BACK:
             lifecycle.give_back(session, lease, verdict.ending, _RETRIES)
+        case Fate.HOLD:
+            details = (verdict.ending.reason or {})["details"]
+            lifecycle.hold(session, lease, verdict.ending, step=details["step"], findings=details["findings"])
         case Fate.FAIL:
             lifecycle.fail(session, lease, verdict.ending, verification)
 
 
 def _run(work: Callable[[Session], Result]) -> Result:
-    """A transaction that waits for a database that is away; when this worker must stop, not for ever."""
+    """A transaction that waits for a database that is away; when this worker must stop, not for long."""
     return run_until_done(get_sessions(), work, is_stopping)
 
 
@@ -212,6 +252,9 @@ def _end(lease: Lease, work: Callable[[Session], None]) -> None:
 @app.task(name=TASKS[Queue.CHECK])  # type: ignore[untyped-decorator]
 def check_next_dataset() -> None:
     """Take the oldest unchecked dataset, if there is one, and check its rows."""
+    if not is_stopping():  # Also when the disk is nearly full: this makes room.
+        _sweep_all()
+        delete_objects(get_sessions(), Store(SETTINGS.store_location))
     if find_problem(SETTINGS, is_stopping=is_stopping(), rests_until=get_rest()) is not None:
         return
     owner = get_owner().id
@@ -220,34 +263,63 @@ def check_next_dataset() -> None:
     if dataset is None:
         return
     _ring_for_the_next(Queue.CHECK)
+    lease = CheckLease(get_sessions(), dataset.id, owner, SETTINGS.lease_seconds, is_stopping)
     try:
-        report = _check_dataset(dataset)
-    except (OSError, StoreUnavailable):
-        logger.exception("%s: cannot be read now; its check is tried again when this lease ends", dataset.id)
-        return
-    logger.info("%s: %s rows, ok: %s", dataset.id, report["rows"], report["ok"])
-    try:
-        _run(lambda session: lifecycle.finish_dataset(session, dataset.id, owner, report))
+        with open_workspace(SETTINGS, owner) as folder:
+            found = _check_dataset(dataset, lease, folder)
+            logger.info("%s: %s rows, ok: %s", dataset.id, found.report["rows"], found.report["ok"])
+            result = (found.report, found.clean, found.hashes)
+            _run(lambda session: lifecycle.finish_dataset(session, dataset.id, owner, *result))
     except LeaseLost:
         logger.warning("%s: somebody else checks it now", dataset.id)
+        _sweep([dataset.id])
+        return
+    except CheckInterrupted:
+        logger.info("%s: its check begins anew elsewhere: this worker must stop", dataset.id)
+        _run(lambda session: lifecycle.release_datasets(session, owner))
+        return
+    except (OSError, StoreUnavailable, ConfigurationError) as error:
+        remedy = getattr(error, "remedy", "")
+        logger.exception(
+            "%s: cannot be checked now; its check is tried again when this lease ends. %s", dataset.id, remedy
+        )
         return
     _ring_for_the_next(Queue.TRAIN)
+    if dataset.phi_policy == PhiPolicy.REPLACE or dataset.uri is not None or not found.report["ok"]:
+        _sweep([dataset.id])
 
 
-def _check_dataset(dataset: Dataset) -> Json:
-    store = Store(SETTINGS.store_location)
+def _sweep_all() -> None:
+    """What others, who are dead, did not get to."""
+    with get_sessions()() as session:
+        datasets = repository.list_datasets_with_leftovers(session, MAX_SWEPT)
+    _sweep([dataset.id for dataset in datasets])
+
+
+def _sweep(dataset_ids: Sequence[str]) -> None:
+    for dataset_id in dataset_ids:
+        try:
+            sweep_leftovers(get_sessions(), Store(SETTINGS.store_location), dataset_id)
+        except (StoreUnavailable, *LOST_DATABASE) as error:
+            logger.warning("%s: what it had before its check is not deleted yet: %s", dataset_id, error)
+
+
+def _delete_late_objects(job_id: str) -> None:
     try:
-        with tempfile.TemporaryDirectory(prefix="check-", dir=SETTINGS.home) as folder:
-            path = Path(folder) / "data"
-            store.fetch(dataset.store_key, path)
-            report = validate_file(path)
-            return {"ok": report.ok, **report.model_dump(mode="json")}
-    except (OSError, StoreUnavailable):  # Not the rows.
+        delete_late_objects(get_sessions(), Store(SETTINGS.store_location), job_id)
+    except (StoreUnavailable, *LOST_DATABASE) as error:
+        logger.warning("%s: what was stored of it since its deletion stays: %s", job_id, error)
+
+
+def _check_dataset(dataset: Dataset, lease: CheckLease, folder: Path) -> Checked:
+    try:
+        return check_dataset(SETTINGS, get_sessions(), dataset, lease, folder)
+    except (OSError, StoreUnavailable, ConfigurationError, LeaseLost, CheckInterrupted):  # Not the rows.
         raise
     except Exception as error:  # An unreadable dataset is rejected, not tried for ever.
         logger.exception("%s: the check failed", dataset.id)
         finding = {"line": 0, "code": "check_failed", "message": f"the check failed: {type(error).__name__}"}
-        return {"ok": False, "rows": 0, "findings": [finding]}
+        return Checked({"ok": False, "rows": 0, "findings": [finding]})
 
 
 def _ring_for_the_next(queue: Queue) -> None:

@@ -8,11 +8,16 @@ from enum import Enum
 from jobs.lifecycle import Ending
 from jobs.models import Json
 from jobs.status import FailureReason, Fault, StopReason
+from trainer_core.errors import ConfigurationError, TrainerError
 from trainer_core.reporting import ErrorEvent
 from worker.launcher import Exit
 
 STOPPED_WITH_CHECKPOINT = 75
 """The trainer's exit code when it was asked to stop, and can go on."""
+
+
+SAFETY_HELD = "safety_held"
+"""The code of the trainer's last word when its safety checks want a person's decision."""
 
 
 class Fate(Enum):
@@ -21,6 +26,7 @@ class Fate(Enum):
     SUCCEED = "succeed"
     CANCEL = "cancel"
     GIVE_BACK = "give back"
+    HOLD = "hold"
     FAIL = "fail"
 
 
@@ -47,6 +53,9 @@ def judge(ending: Exit, stop: StopReason | None, error: ErrorEvent | None, log_t
     code = ending.exit_code
     if stop == StopReason.CANCELLED:
         return Verdict(Fate.CANCEL, Ending(exit_code=code))
+    if code == STOPPED_WITH_CHECKPOINT and error is not None and error.code == SAFETY_HELD:
+        # Also when it was to stop for another reason: a run that goes on would pass over what was found.
+        return Verdict(Fate.HOLD, Ending(_explain_error(error)[0], exit_code=code))
     if code == 0 and stop in (None, StopReason.PAUSED, StopReason.WORKER_STOPPED):
         return Verdict(Fate.SUCCEED, Ending(exit_code=0))
     if stop is None and ending.ended_by == "deadline":
@@ -64,6 +73,14 @@ def judge(ending: Exit, stop: StopReason | None, error: ErrorEvent | None, log_t
     reason, fault = _explain(ending, error)
     fate = Fate.FAIL if fault == Fault.USER else Fate.GIVE_BACK
     return Verdict(fate, Ending({**reason, "log_tail": "\n".join(log_tail)}, fault, code))
+
+
+def judge_release(error: TrainerError) -> Verdict:
+    """A verified adapter could not be documented or signed. The key is the operator's, all else is the run's."""
+    reason = {"code": error.code, "message": error.message, "remedy": error.remedy}
+    if isinstance(error, ConfigurationError):
+        return Verdict(Fate.GIVE_BACK, Ending(reason, Fault.INFRASTRUCTURE))
+    return Verdict(Fate.FAIL, Ending(reason, Fault.USER))
 
 
 def _explain(ending: Exit, error: ErrorEvent | None) -> tuple[Json, Fault]:

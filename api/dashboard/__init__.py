@@ -6,6 +6,7 @@ pages.py        one function a page; to add one: a function there, a template, a
 job_form.py     the fields of the new-job form, told from the request's own schema
 job_settings.py a job's settings, each beside its default
 charts.py       where Plotly's JavaScript is
+swagger.py      where Swagger UI's files are
 rendering.py    Jinja and how values look
 templates/      base.html is every page's frame
 static/         one module a page; api.js and page.js are shared

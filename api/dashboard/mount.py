@@ -1,11 +1,12 @@
 """Joins the dashboard to the API: static files, security headers, and errors as pages."""
 
+from typing import Literal
 from urllib.parse import urlencode
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, RedirectResponse, Response
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -15,12 +16,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.dashboard import pages, sign_in
 from api.dashboard.charts import PLOTLY_URL, find_plotly
 from api.dashboard.rendering import HERE, render
+from api.dashboard.swagger import SWAGGER_URL, find_swagger
 from api.errors import STATUS_CODES
 from jobs.errors import MedtuneError, NotAuthenticated
 
 SECURITY_HEADERS = {
-    # Plotly writes a style sheet into the page; scripts come from files of this service only.
-    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; "
+    # Plotly writes a style sheet into the page; scripts come from files of this service only. Swagger UI's style sheet
+    # carries its pictures.
+    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     # Other sites learn nothing. Not `no-referrer`: that would take the Origin from our own forms too, and over plain
@@ -36,20 +39,33 @@ def add_dashboard(app: FastAPI) -> None:
     dashboard.include_router(sign_in.router)
     dashboard.include_router(pages.router)
     dashboard.add_api_route(PLOTLY_URL.removeprefix("/dashboard"), _get_plotly)
+    dashboard.add_api_route(f"{SWAGGER_URL.removeprefix('/dashboard')}/{{name}}", _get_swagger)
     dashboard.mount("/static", StaticFiles(directory=HERE / "static"))
     _add_error_pages(dashboard)
     for path in ("/", "/dashboard"):
-        app.add_api_route(path, _go_to_jobs, include_in_schema=False)
+        app.add_api_route(path, go_to_jobs, include_in_schema=False)
+    app.add_api_route("/docs", go_to_docs, include_in_schema=False)
     app.mount("/dashboard", _SecurityHeaders(dashboard))
 
 
-def _go_to_jobs() -> RedirectResponse:
+def go_to_jobs() -> RedirectResponse:
     return RedirectResponse("/dashboard/jobs", status_code=303)
 
 
+def go_to_docs() -> RedirectResponse:
+    return RedirectResponse("/dashboard/docs", status_code=303)
+
+
+_KEPT = {"Cache-Control": "public, max-age=31536000, immutable"}
+"""By browsers for good: the version is in the URL."""
+
+
 def _get_plotly() -> FileResponse:
-    """Kept by browsers for good: its version is in the URL."""
-    return FileResponse(find_plotly(), headers={"Cache-Control": "public, max-age=31536000, immutable"})
+    return FileResponse(find_plotly(), headers=_KEPT)
+
+
+def _get_swagger(name: Literal["swagger-ui-bundle.js", "swagger-ui.css"]) -> FileResponse:
+    return FileResponse(find_swagger(name), headers=_KEPT)
 
 
 class _SecurityHeaders:
@@ -72,6 +88,7 @@ def _add_error_pages(dashboard: FastAPI) -> None:
     dashboard.add_exception_handler(MedtuneError, _handle_domain_error)
     dashboard.add_exception_handler(HTTPException, _handle_http_exception)
     dashboard.add_exception_handler(RequestValidationError, _handle_validation_error)
+    dashboard.add_exception_handler(DataError, _handle_data_error)
     for lost_database in (OperationalError, InterfaceError, PoolTimeout):
         dashboard.add_exception_handler(lost_database, _handle_lost_database)
     dashboard.add_exception_handler(Exception, _handle_unexpected)
@@ -97,6 +114,11 @@ def _handle_validation_error(_request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     return _error_page(422, f"{first['loc'][-1]}: {first['msg']}")
+
+
+def _handle_data_error(_request: Request, _error: Exception) -> Response:
+    """Such as NUL in an id: PostgreSQL cannot even compare it."""
+    return _error_page(422, "the address holds characters or numbers that cannot be")
 
 
 def _handle_lost_database(_request: Request, _error: Exception) -> Response:

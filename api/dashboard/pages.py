@@ -10,9 +10,12 @@ from api.dashboard.job_form import build_form
 from api.dashboard.job_settings import list_settings
 from api.dashboard.rendering import render
 from api.dependencies import Caller, IdentityDep, ServicesDep, Transaction, TransactionDep
+from api.routes import adapters as adapter_routes
 from api.routes import datasets as dataset_routes
 from api.routes import jobs as job_routes
 from api.routes import models as model_routes
+from api.routes import reviews as review_routes
+from api.safety_schemas import SafetyRoundRead, read_safety_round
 from api.schemas import DatasetRead, JobRead
 from jobs import repository
 from jobs.status import FINAL, DatasetStatus, JobStatus
@@ -24,6 +27,7 @@ _MAX_DATASETS = 200
 _EVENTS = 500
 _LOG_CHUNKS = 200
 _LOG_LINES = 2000
+_ROUNDS = 20
 _METRICS = 20_000
 """As many of the newest are in the chart."""
 
@@ -63,6 +67,9 @@ def show_job(job_id: str, transaction: TransactionDep) -> Response:
     with transaction as caller:
         last_metric, last_chunk = repository.get_last_seqs(caller.session, job_id)
         dataset_names = _name_datasets(caller, job.dataset, job.validation)
+    reviews = review_routes.list_reviews(transaction, job=job_id, limit=1).data
+    adapter = adapter_routes.get_adapter(job_id, transaction) if job.adapter else None
+    blockers = [blocker.code for blocker in (adapter.blockers or [])] if adapter else []
     attempts = job_routes.list_attempts(job_id, transaction).data if job.attempt > 1 else []
     logs = job_routes.list_logs(job_id, transaction, after=max(0, last_chunk - _LOG_CHUNKS), limit=_LOG_CHUNKS)
     log_lines = [line for chunk in logs.data for line in chunk.text.splitlines()]
@@ -72,6 +79,10 @@ def show_job(job_id: str, transaction: TransactionDep) -> Response:
         is_final=job.status in FINAL,
         actions=_list_actions(job),
         attempts=attempts,
+        rounds=_list_newest_rounds(job_id, transaction),
+        review=next((review for review in reviews if review.closed_at is None), None),
+        adapter=adapter,
+        blocks_by_findings="safety_findings_open" in blockers,
         datasets=dataset_names,
         settings=list_settings(job.training),
         events=job_routes.list_events(job_id, transaction, limit=_EVENTS),
@@ -80,6 +91,22 @@ def show_job(job_id: str, transaction: TransactionDep) -> Response:
         logs_are_cut=last_chunk > _LOG_CHUNKS or len(log_lines) > _LOG_LINES,
         metrics_after=max(0, last_metric - _METRICS),
     )
+
+
+def _list_newest_rounds(job_id: str, transaction: Transaction) -> list[SafetyRoundRead]:
+    with transaction as caller:
+        return [read_safety_round(row) for row in repository.list_newest_safety_rounds(caller.session, job_id, _ROUNDS)]
+
+
+@router.get("/docs")
+def show_docs(_identity: IdentityDep) -> Response:
+    return render("docs.html")
+
+
+@router.get("/reviews")
+def show_reviews(transaction: TransactionDep, after: str | None = None) -> Response:
+    page = review_routes.list_reviews(transaction, limit=_PAGE_SIZE, after=after)
+    return render("reviews.html", page=page)
 
 
 @router.get("/datasets")
@@ -116,6 +143,8 @@ def _list_actions(job: JobRead) -> list[Action]:
         return [Action("retry", "Retry", True), cancel]
     if job.status == JobStatus.PAUSED:
         return [Action("resume", "Resume", is_going, "primary"), cancel]
+    if job.status == JobStatus.HELD:
+        return [cancel]
     if job.status == JobStatus.PAUSING:
         return [Action("pause", "Pausing…", False), cancel]
     return [Action("pause", "Pause", is_going and job.status != JobStatus.STOPPING), cancel]

@@ -9,6 +9,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from api.dashboard.charts import PLOTLY_URL
+from api.dashboard.swagger import SWAGGER_URL
 
 HERE = Path(__file__).parent
 
@@ -84,4 +85,4 @@ _ENVIRONMENT.filters |= {
     "words": format_words,
     "pretty": format_json,
 }
-_ENVIRONMENT.globals |= {"span": format_span, "plotly_url": PLOTLY_URL}
+_ENVIRONMENT.globals |= {"span": format_span, "plotly_url": PLOTLY_URL, "swagger_url": SWAGGER_URL}

@@ -6,8 +6,8 @@ from fastapi import APIRouter, Form, HTTPException, Request
 from fastapi.responses import RedirectResponse, Response
 
 from api.dashboard.rendering import render
-from api.dependencies import SESSION_COOKIE, Services, ServicesDep, authenticate_only, is_own_page
-from jobs import repository
+from api.dependencies import SESSION_COOKIE, Services, ServicesDep, authenticate_only, find_by_value, is_own_page
+from jobs import audit_log
 from jobs.api_keys import hash_key
 from jobs.errors import NotAuthenticated
 from jobs.repository import Identity
@@ -32,8 +32,9 @@ def sign_in(
     next: Annotated[str, Form(max_length=2000)] = _START_PAGE,
 ) -> Response:
     _check_own_page(request)
-    identity = _find_identity(services, key.strip())
+    identity = _sign_in(request, services, key.strip())
     if identity is None:
+        services.refused.count(request)
         message = "This is no valid API key." if key.strip() else "Enter an API key."
         return render("sign_in.html", status_code=401, next=_check_target(next), error=message)
     response = RedirectResponse(_check_target(next), status_code=303)
@@ -74,9 +75,12 @@ def _is_signed_in(request: Request) -> bool:
     return True
 
 
-def _find_identity(services: Services, key: str) -> Identity | None:
+def _sign_in(request: Request, services: Services, key: str) -> Identity | None:
     with services.sessions.begin() as session:
-        return repository.identify(session, key_hash=hash_key(key, services.secret_key))
+        identity = find_by_value(request, services, session, hash_key(key, services.secret_key))
+        if identity is not None:
+            audit_log.record(session, tenant_id=identity.tenant_id, actor=identity.key_id, action="sign_in")
+    return identity
 
 
 def _check_own_page(request: Request) -> None:

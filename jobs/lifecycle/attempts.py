@@ -23,7 +23,8 @@ from jobs.lifecycle.changes import (
     insert_once,
     lock_owned,
 )
-from jobs.models import Adapter, Attempt, Checkpoint, Event, Job, Json, LogChunk, Metric
+from jobs.lifecycle.reviews import find_hold, hold_locked
+from jobs.models import Adapter, Attempt, Checkpoint, Event, Job, JobRows, Json, LogChunk, Metric, SafetyRound
 from jobs.status import FailureReason, Fault, JobStatus, StopReason
 
 MAX_BACKOFF = 36
@@ -59,7 +60,8 @@ def store_news(session: Session, lease: Lease, news: News) -> None:
         if job.status == JobStatus.STARTING:
             change_status(session, lock_owned(session, lease), JobStatus.RUNNING, "training")
         connection.execute(_TELL_PROGRESS, {"job": job.id, "news": news.progress, "latest": news.latest_metrics})
-    for table, rows in ((Event, news.events), (Metric, news.metrics), (LogChunk, news.log_chunks)):
+    tables = ((Event, news.events), (Metric, news.metrics), (SafetyRound, news.safety_rounds))
+    for table, rows in (*tables, (LogChunk, news.log_chunks)):
         insert_once(session, job, table, rows)
     if news.offsets is not None:
         offsets = {"log_offset": news.offsets[0], "events_offset": news.offsets[1]}
@@ -85,6 +87,12 @@ def store_checkpoint(session: Session, lease: Lease, checkpoint: Json) -> bool:
     step = {"step": checkpoint["step"], "bytes": checkpoint["num_bytes"]}
     add_event(session, job, "checkpoint", f"checkpoint at step {checkpoint['step']}", step)
     return True
+
+
+def store_rows(session: Session, lease: Lease, report: Json) -> None:
+    """How the attempt prepared the job's rows; what an earlier one told is replaced."""
+    job = lock_owned(session, lease)
+    session.merge(JobRows(job_id=job.id, tenant_id=job.tenant_id, attempt=job.attempt, report=report))
 
 
 def remove_checkpoints(session: Session, lease: Lease, ids: list[str]) -> None:
@@ -144,6 +152,9 @@ def give_back_locked(session: Session, job: Job, ending: Ending, retries: Retrie
     assert ending.fault is not None
     if job.cancel_requested_at is not None:
         finish(session, job, JobStatus.CANCELLED, ending)
+        return
+    if (held := find_hold(session, job)) is not None:
+        hold_locked(session, job, Ending(held.reason, ending.fault, ending.exit_code), held.step, held.findings)
         return
     _count_restart(session, job, ending.fault)
     exhausted = _find_exhausted(job, retries)

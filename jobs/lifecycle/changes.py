@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 from jobs import repository
 from jobs.errors import LeaseLost
 from jobs.ids import new_id
-from jobs.models import Attempt, Base, Event, Job, Json, LogChunk, Metric
-from jobs.status import TRANSITIONS, Fault, JobStatus
+from jobs.lifecycle.deliveries import tell_webhooks
+from jobs.models import Attempt, Base, Event, Job, Json, LogChunk, Metric, Review, SafetyRound
+from jobs.status import TRANSITIONS, Fault, JobStatus, ReviewState
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class News:
     """id, type, message, data"""
     metrics: list[Json] = field(default_factory=list)
     """seq, step, epoch, tokens, values"""
+    safety_rounds: list[Json] = field(default_factory=list)
+    """step, is_last, ok, message, summary, num_findings, findings, open_findings, escalation"""
     log_chunks: list[Json] = field(default_factory=list)
     """seq, num_lines, text"""
     offsets: tuple[int, int] | None = None
@@ -69,6 +72,8 @@ def finish(session: Session, job: Job, status: JobStatus, ending: Ending) -> Non
         reason = {"code": "cancelled", "message": "cancelled"}
         status, ending = JobStatus.CANCELLED, Ending(reason, exit_code=ending.exit_code)
     end_attempt(session, job, status, ending)
+    if job.status == JobStatus.HELD:
+        _withdraw_review(session, job)
     job.reason = ending.reason
     job.finished_at = func.now()
     message = ending.reason["message"] if ending.reason else status.value
@@ -93,16 +98,28 @@ def end_attempt(session: Session, job: Job, outcome: JobStatus, ending: Ending) 
     )
 
 
+def _withdraw_review(session: Session, job: Job) -> None:
+    """Nobody needs to decide about a job that was cancelled."""
+    session.flush()
+    is_open = (Review.job_id == job.id, Review.closed_at.is_(None))
+    withdraw = update(Review).where(*is_open).values(state=ReviewState.WITHDRAWN, closed_at=func.now())
+    # Only what the table says counts: an object of this session may have been closed just now.
+    session.execute(withdraw.execution_options(synchronize_session=False))
+
+
 def change_status(session: Session, job: Job, to: JobStatus, message: str, data: Json | None = None) -> None:
     assert to in TRANSITIONS[job.status], f"{job.id}: {job.status} -> {to}"
     data = {"from": job.status, "to": to, **(data or {})}
     job.status = to
-    add_event(session, job, "status", message, data)
+    tell_webhooks(session, job, add_event(session, job, "status", message, data), to)
 
 
-def add_event(session: Session, job: Job, type_: str, message: str, data: Json) -> None:
+def add_event(session: Session, job: Job, type_: str, message: str, data: Json) -> str:
+    """Its id."""
     session.flush()
-    insert_once(session, job, Event, [{"id": new_id("evt"), "type": type_, "message": message, "data": data}])
+    event_id = new_id("evt")
+    insert_once(session, job, Event, [{"id": event_id, "type": type_, "message": message, "data": data}])
+    return event_id
 
 
 def insert_once(session: Session, job: Any, table: type[Base], rows: Sequence[Json]) -> None:
@@ -115,5 +132,5 @@ def insert_once(session: Session, job: Any, table: type[Base], rows: Sequence[Js
 # Tables and not classes: many times a second, the ORM's bookkeeping would cost more than the rows.
 _INSERT_ONCE: dict[type[Base], Insert] = {
     table: insert(table.__table__).on_conflict_do_nothing()  # type: ignore[arg-type]
-    for table in (Event, Metric, LogChunk)
+    for table in (Event, Metric, SafetyRound, LogChunk)
 }

@@ -43,6 +43,8 @@ def request_pause(session: Session, job_id: str) -> Job:
         return job
     if job.cancel_requested_at is not None or job.status == JobStatus.STOPPING:
         raise Conflict("job_is_stopping", "the job is being stopped; pause it when it is queued or running again")
+    if job.status == JobStatus.HELD:
+        raise _refuse_held(job)
     to = JobStatus.PAUSED if job.lease_owner is None else JobStatus.PAUSING
     change_status(session, job, to, "paused by request" if to == JobStatus.PAUSED else "pause requested")
     return job
@@ -55,12 +57,20 @@ def resume(session: Session, job_id: str) -> Job:
     job = _lock_living(session, job_id)
     if job.status == JobStatus.PAUSING:
         raise Conflict("job_is_pausing", "the job is still being paused; resume it when its status is paused")
+    if job.status == JobStatus.HELD:
+        raise _refuse_held(job)
     if job.status != JobStatus.PAUSED:
         raise Conflict("job_is_not_paused", f"the job is {job.status}; only a paused job can be resumed")
     check_queue_limit(session, job.created_by, repository.find_queue_limit(session, job.created_by))
     job.not_before = func.now()
     go_on_after_check(session, job, "resumed by request")
     return job
+
+
+def _refuse_held(job: Job) -> Conflict:
+    review = (job.reason or {}).get("review")
+    remedy = "it goes on when two persons approve the review, and fails when one rejects it"
+    return Conflict("job_is_held", f"the job is held: {review} waits for a decision", review=review, remedy=remedy)
 
 
 def check_queue_limit(session: Session, key_id: str, limit: int | None) -> None:
@@ -83,7 +93,7 @@ def _lock_living(session: Session, job_id: str) -> Job:
 
 _NEW_JOB = (
     *("id", "tenant_id", "status", "name", "model", "dataset_id", "validation_dataset_id", "spec", "priority"),
-    *("num_gpus", "metadata", "idempotency_key", "request_hash", "parent_id", "created_by"),
+    *("num_gpus", "metadata", "idempotency_key", "parent_id", "created_by"),
 )
 
 

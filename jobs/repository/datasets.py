@@ -1,14 +1,17 @@
 """Datasets, and what waits for their checks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Select, func, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from jobs.errors import NotFound
-from jobs.models import Dataset, Job
-from jobs.repository.pages import page_of_newest
+from jobs.models import Dataset, Job, VaultRow
+from jobs.repository.deletions import deletions_with_files
+from jobs.repository.pages import page_of_newest, page_of_oldest
 from jobs.status import DatasetStatus
+
+_BATCH = 1000
 
 
 def get_dataset(session: Session, dataset_id: str) -> Dataset:
@@ -18,9 +21,26 @@ def get_dataset(session: Session, dataset_id: str) -> Dataset:
     return dataset
 
 
-def list_datasets(session: Session, *, limit: int, after: str | None) -> Sequence[Dataset]:
-    """Newest first; up to `limit` older than `after`."""
-    return session.scalars(page_of_newest(select(Dataset), Dataset.id, after, limit)).all()
+def find_dataset(session: Session, dataset_id: str | None) -> Dataset | None:
+    return None if dataset_id is None else session.get(Dataset, dataset_id)
+
+
+def list_datasets(session: Session, *, limit: int, after: str | None, oldest_first: bool = False) -> Sequence[Dataset]:
+    """Newest first, up to `limit` older than `after`; or the other way round."""
+    page = page_of_oldest if oldest_first else page_of_newest
+    return session.scalars(page(select(Dataset), Dataset.id, after, limit)).all()
+
+
+def sum_stored_bytes(session: Session, tenant_id: str, key_id: str) -> tuple[int, int]:
+    """Bytes of the key's datasets, and of all of the tenant's; rejected ones have none any more.
+
+    Whoever asks for the same tenant meanwhile waits.
+    """
+    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"stored/{tenant_id}", 0))))
+    sums = (func.sum(Dataset.num_bytes).filter(Dataset.created_by == key_id), func.sum(Dataset.num_bytes))
+    counted = (Dataset.tenant_id == tenant_id, Dataset.status != DatasetStatus.REJECTED)
+    of_key, of_tenant = session.execute(select(*sums).where(*counted)).one()
+    return int(of_key or 0), int(of_tenant or 0)
 
 
 def count_jobs_of_dataset(session: Session, dataset_id: str) -> int:
@@ -29,8 +49,41 @@ def count_jobs_of_dataset(session: Session, dataset_id: str) -> int:
 
 
 def count_waiting_datasets(session: Session, at_most: int) -> int:
-    """Those that a worker could check now; there may be more than `at_most`."""
-    return session.scalar(select(func.count()).select_from(_waiting_datasets().limit(at_most).subquery())) or 0
+    """Those that a worker could check now, rid of leftovers, or rid the store of; there may be more than `at_most`.
+
+    Jobs, too, whose files are to be deleted.
+    """
+    waiting, littered, deleted = (
+        select(func.count()).select_from(query.limit(at_most).subquery()).scalar_subquery()
+        for query in (_waiting_datasets(), _datasets_with_leftovers(), deletions_with_files())
+    )
+    return session.scalar(select(waiting + littered + deleted)) or 0
+
+
+def list_datasets_with_leftovers(session: Session, limit: int) -> Sequence[Dataset]:
+    return session.scalars(_datasets_with_leftovers().order_by(Dataset.id).limit(limit)).all()
+
+
+def find_vault_row(session: Session, key_version: int) -> VaultRow | None:
+    """Any that this version of the key wrote."""
+    return session.scalar(select(VaultRow).where(VaultRow.key_version == key_version).limit(1))
+
+
+def iter_vault_rows(
+    session: Session, dataset_id: str, *, token: str | None = None, scope: str | None = None
+) -> Iterator[VaultRow]:
+    """Of a dataset, by scope."""
+    query = select(VaultRow).where(VaultRow.dataset_id == dataset_id)
+    if token is not None:
+        query = query.where(VaultRow.token == token)
+    if scope is not None:
+        query = query.where(VaultRow.scope == scope)
+    order = (VaultRow.scope, VaultRow.label, VaultRow.blind_index, VaultRow.token)
+    last = ("", "", "", "")
+    while rows := session.scalars(query.where(tuple_(*order) > last).order_by(*order).limit(_BATCH)).all():
+        yield from rows
+        last = rows[-1].scope, rows[-1].label, rows[-1].blind_index, rows[-1].token
+        session.expunge_all()  # However many there are.
 
 
 def lock_waiting_dataset(session: Session) -> Dataset | None:
@@ -55,6 +108,10 @@ def list_dataset_statuses(session: Session, job: Job) -> Sequence[DatasetStatus]
 def list_datasets_of_job(session: Session, job: Job) -> Sequence[Dataset]:
     ids = [job.dataset_id, job.validation_dataset_id]
     return session.scalars(select(Dataset).where(Dataset.id.in_(ids))).all()
+
+
+def _datasets_with_leftovers() -> Select[Dataset]:
+    return select(Dataset).where(Dataset.has_leftovers)
 
 
 def _waiting_datasets() -> Select[Dataset]:

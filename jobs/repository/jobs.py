@@ -1,6 +1,6 @@
 """Jobs, one and many, as clients read them; and single rows under a lock."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Float, Row, and_, bindparam, case, func, null, or_, select, true
@@ -96,6 +96,7 @@ def list_job_views(
     status: JobStatus | None = None,
     model: str | None = None,
     labels: Json | None = None,
+    without_labels: bool = False,
 ) -> Sequence[Row[Any]]:
     """Newest first; up to `limit` older than `after`. QUEUE_FACTS are null."""
     query = _JOB_VIEWS
@@ -105,6 +106,8 @@ def list_job_views(
         query = query.where(_jobs.model == model)
     if labels:
         query = query.where(_jobs.metadata.contains(labels))
+    if without_labels:
+        query = query.where(_jobs.metadata == {})
     return session.connection().execute(page_of_newest(query, _jobs.id, after, limit)).all()
 
 
@@ -126,6 +129,11 @@ def find_throughput(session: Session, *, model: str, quantization: str, num_gpus
     )
 
 
+def find_known_jobs(session: Session, job_ids: Collection[str]) -> set[str]:
+    """Those of the ids that are a job's."""
+    return set(session.scalars(select(Job.id).where(Job.id.in_(job_ids))))
+
+
 def get_job(session: Session, job_id: str) -> Job:
     job = session.get(Job, job_id)
     if job is None:
@@ -133,10 +141,8 @@ def get_job(session: Session, job_id: str) -> Job:
     return job
 
 
-def find_job_by_idempotency_key(session: Session, tenant_id: str, key: str) -> Job | None:
-    """Whoever asks for the same key meanwhile waits until this transaction ends."""
-    session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"{tenant_id}/{key}", 0))))
-    return session.scalar(select(Job).where(Job.tenant_id == tenant_id, Job.idempotency_key == key))
+def find_adapter(session: Session, job_id: str) -> Adapter | None:
+    return session.get(Adapter, job_id)
 
 
 def get_adapter(session: Session, job_id: str) -> Adapter:

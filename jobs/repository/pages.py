@@ -13,3 +13,12 @@ def page_of_newest(
     if after is not None:
         query = query.where(key < after)
     return query.order_by(key.desc()).limit(limit)
+
+
+def page_of_oldest(
+    query: Select[Any], key: ColumnElement[str] | InstrumentedAttribute[str], after: str | None, limit: int
+) -> Select[Any]:
+    """Oldest first; up to `limit` newer than `after`."""
+    if after is not None:
+        query = query.where(key > after)
+    return query.order_by(key).limit(limit)

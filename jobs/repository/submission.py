@@ -45,12 +45,14 @@ _LOCK_DATASETS = (
 )
 
 
-def get_submission_facts(session: Session, dataset_id: str, validation_id: str | None, gpus: int | None) -> Row[Any]:
+def get_submission_facts(
+    session: Session, dataset_id: str | None, validation_id: str | None, gpus: int | None
+) -> Row[Any]:
     """What decides about a job on `gpus` GPUs (None: one where there is one).
 
-    `dataset_status` and `validation_status` (null: none such), `dataset_rows` and `dataset_statistics` (null: not
-    checked), `largest_worker`'s GPUs (null: none lives), the job's `num_gpus`, and the hardware of the worker with the
-    most memory among those that have so many (null: unknown).
+    `dataset_status` and `validation_status` (null: none such, or none yet), `dataset_rows` and `dataset_statistics`
+    (null: not checked), `largest_worker`'s GPUs (null: none lives), the job's `num_gpus`, and the hardware of the
+    worker with the most memory among those that have so many (null: unknown).
 
     A dataset that is validating is locked until the transaction's end: else its check could end unseen, and the job
     would wait for it for ever.

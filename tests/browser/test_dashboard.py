@@ -663,3 +663,148 @@ def add_attempts(service: Service, job_id: str) -> None:
             {"job": job_id, "lost": lost},
         )
         connection.execute("UPDATE jobs SET attempt = 2 WHERE id = %s AND finished_at IS NULL", [job_id])
+
+
+def test_a_dataset_says_which_rows_are_there_twice(
+    page: Page, service: Service, client: Client, tmp_path: Path
+) -> None:
+    rows = [{"instruction": "What is asthma?", "response": "A disease of the airways."}] * 3
+    dataset = client.wait_for_dataset(client.upload(write_rows(tmp_path / "rows.jsonl", rows))["id"])
+    page.goto(f"{service.url}/dashboard/datasets/{dataset['id']}")
+    section = page.get_by_role("region", name="Duplicates and decontamination")
+
+    expect(section).to_contain_text("2 rows: 2 duplicate row")
+    section.get_by_text("Which rows").click()
+    expect(section.locator("tbody tr")).to_have_count(1)
+    expect(section.locator("tbody tr")).to_contain_text("2, 3")
+
+
+def test_a_dataset_says_how_long_its_rows_are(page: Page, service: Service, client: Client, tmp_path: Path) -> None:
+    rows = [{"instruction": "q" * 10, "response": "a" * length} for length in (10, 10, 10, 1000)]
+    dataset = client.wait_for_dataset(client.upload(write_rows(tmp_path / "rows.jsonl", rows))["id"])
+    page.goto(f"{service.url}/dashboard/datasets/{dataset['id']}")
+    section = page.get_by_role("region", name="Lengths")
+
+    expect(section.locator("tbody tr")).to_have_count(2)
+    numbers = section.locator("tbody td.num")
+    expect(numbers).to_have_text(["22", "3", "75.0 %", "1,024", "1", "100.0 %"])
+
+
+def test_a_person_answers_for_the_identifiers_of_a_dataset(
+    page: Page, service: Service, client: Client, tmp_path: Path
+) -> None:
+    rows = [{"instruction": "Patient: Maria Kowalski, call 617-555-0132", "response": "Rest."}]
+    dataset = client.wait_for_dataset(client.upload(write_rows(tmp_path / "rows.jsonl", rows), name="a ward")["id"])
+    page.goto(f"{service.url}/dashboard/datasets/{dataset['id']}")
+    section = page.get_by_role("region", name="Identifiers of patients")
+
+    expect(section).to_contain_text("2 found by rule set")
+    section.get_by_text("Where they stand").click()
+    expect(section.locator("tbody tr")).to_have_count(2)
+    section.get_by_label("Name of the person").fill("Ann Roe")
+    section.get_by_role("button", name="Answer for them").click()
+    expect(section).to_contain_text("attestation: between 20 and 2000 characters")
+    section.get_by_label("Why they are none").fill("This patient is made up for teaching.")
+    section.get_by_role("button", name="Answer for them").click()
+
+    expect(section).to_contain_text("Ann Roe answered for it")
+    expect(section.get_by_role("button")).to_have_count(0)
+    expect(page.locator("body")).not_to_contain_text("Kowalski")
+
+
+def test_identifiers_are_replaced_where_the_upload_asks_for_it(page: Page, service: Service, tmp_path: Path) -> None:
+    rows = [{"instruction": "Patient: Maria Kowalski, call 617-555-0132", "response": "Rest.", "ward_patient": "A-1"}]
+    page.goto(f"{service.url}/dashboard/datasets")
+    open_upload(page)
+    page.get_by_label("File").set_input_files(write_rows(tmp_path / "ward.jsonl", rows))
+    expect(page.get_by_label("Placeholders")).not_to_be_visible()
+    page.get_by_label("If identifiers of patients are found").select_option("replace")
+    page.get_by_label("Field that says whose row it is").fill("ward_patient")
+    page.get_by_role("button", name="Upload").click()
+
+    expect(page.get_by_role("status")).to_contain_text("ward.jsonl: ready, 1 rows.")
+    expect(page.get_by_label("Placeholders")).not_to_be_visible()
+    page.get_by_role("link", name="ward.jsonl").first.click()
+    section = page.get_by_role("region", name="Identifiers of patients")
+    expect(section).to_contain_text("Replaced by placeholders: 1 mrn, 1 name, 1 phone, in 1 of 1 rows")
+    expect(section).to_contain_text("No identifier was found by rule set")
+
+
+# --- Decisions --------------------------------------------------------------------------------------------------
+
+REASON = "We looked at every answer, and this one is right for our wards."
+
+
+def decide(page: Page, form: str, button: str, name: str = "Ann Roe", reason: str = REASON) -> None:
+    place = page.get_by_role("form", name=form)
+    place.get_by_label("Your name").fill(name)
+    place.get_by_label("Why").fill(reason)
+    place.get_by_role("button", name=button).click()
+
+
+def test_people_decide_about_findings_and_release_an_adapter(
+    page: Page, service: Service, client: Client, colleague: Client, tmp_path: Path
+) -> None:
+    critical = {"checks": True, "critical": ["chest-pain-01"]}
+    job_id = submit_script(client, tmp_path, {"safety": {"on_violation": "hold"}}, **critical)
+    wait_for_status(client, job_id, "held")
+    page.goto(f"{service.url}/dashboard/reviews")
+    page.get_by_role("link", name=job_id).click()
+    expect(page.get_by_role("heading", name="Findings that wait for a decision: 1")).to_be_visible()
+    expect(page.get_by_text("wait and rest")).to_be_visible()
+
+    decide(page, "review", "Accept the findings", reason="fine")
+    expect(page.locator("#review-reason-error")).to_contain_text("at least 20 characters")
+    decide(page, "review", "Accept the findings")
+    expect(page.get_by_text("Ann Roe, ")).to_contain_text("awaiting second")
+    decide(page, "review", "Accept the findings", name="Ben Poe")
+    expect(page.get_by_role("form", name="review").get_by_role("alert")).to_contain_text("a second person")
+    (review,) = client.get("/reviews", job=job_id)["data"]
+    colleague.post(f"/reviews/{review['id']}/approve", {"reviewer": "Ben Poe", "reason": REASON})
+    expect(page.locator("#head .badge")).to_have_text("succeeded", timeout=30_000)
+
+    decide(page, "adapter", "Approve")
+    expect(page.locator("#adapter .badge")).to_have_text("approved")
+    decide(page, "adapter", "Release")
+    expect(page.locator("#adapter .badge")).to_have_text("released")
+    assert client.get(f"/adapters/{job_id}")["state"] == "released"
+    decide(page, "adapter", "Withdraw")
+    expect(page.locator("#adapter .badge")).to_have_text("rejected")
+
+
+def test_what_stands_in_the_way_of_a_release_is_shown_and_a_review_is_asked_for(
+    page: Page, service: Service, client: Client, tmp_path: Path
+) -> None:
+    job_id = submit_script(client, tmp_path, {"safety": None})
+    wait_for_status(client, job_id, "succeeded")
+    page.goto(f"{service.url}/dashboard/jobs/{job_id}")
+
+    expect(page.locator(".blockers")).to_contain_text("open findings of the safety checks: 1")
+    expect(page.get_by_role("button", name="Approve")).to_have_count(0)
+    page.get_by_role("button", name="Let people decide").click()
+    expect(page.get_by_role("heading", name="Findings that wait for a decision: 1")).to_be_visible()
+    decide(page, "review", "Reject")
+    expect(page.locator("#adapter .badge")).to_have_text("rejected")
+
+
+# --- The API's description ---------------------------------------------------------------------------------------
+
+
+def test_the_description_is_behind_the_sign_in_and_its_requests_work(
+    visitor: Page, service: Service, context: BrowserContext
+) -> None:
+    requested: list[str] = []
+    visitor.on("request", lambda request: requested.append(request.url))
+    visitor.goto(f"{service.url}/docs")
+    expect(visitor).to_have_url(f"{service.url}/dashboard/sign-in?next=%2Fdashboard%2Fdocs")
+    visitor.get_by_label("API key").fill(service.key)
+    visitor.get_by_role("button", name="Sign in").click()
+
+    expect(visitor.get_by_role("button", name="Authorize")).to_be_visible()
+    operation = visitor.locator("#operations-models-get_models")
+    operation.locator(".opblock-summary-control").click()
+    operation.get_by_role("button", name="Try it out").click()
+    operation.get_by_role("button", name="Execute").click()
+
+    expect(operation.locator(".live-responses-table tbody .response-col_status")).to_contain_text("200")
+    assert [url for url in requested if not url.startswith((service.url, "data:"))] == []

@@ -28,7 +28,7 @@ from cli.embedded import as_postgres_user, start_postgres, start_redis
 from cli.processes import Supervisor
 from cli.serve import MEDTUNE, build_environment, find_free_port
 from jobs.database import LOST_DATABASE, Role, Sessions, build_engine, build_sessions
-from jobs.models import Attempt, Event, Worker
+from jobs.models import Attempt, Checkpoint, Event, Worker
 from jobs.schema import migrate
 from jobs.settings import Settings
 from jobs.status import FINAL
@@ -51,7 +51,7 @@ SCALED_CLOCKS = {
     "save_grace_seconds": 5,
     "backoff_seconds": 0.05,
     "reconcile_seconds": 0.5,
-    "deaf_seconds": 4,
+    "deaf_seconds": 15,
     "rest_seconds": 2,
     "stall_seconds": _STALL_SECONDS,
 }
@@ -77,7 +77,7 @@ FIGURES = {
     "a running job is cancelled": Figure(60, 10),
     "a worker is drained": Figure(150, 25),
     "the backlog starts when the broker is back": Figure(30, 15),
-    "a deaf worker hears again or is restarted": Figure(240, 75),
+    "a deaf worker hears again or is restarted": Figure(240, 120),
     "a POST while the broker is away": Figure(2, 2),
     "the database may be away": Figure(100, 3),
     "the database is away for too long": Figure(600, 11),
@@ -184,6 +184,15 @@ class Cluster:
         node = wait_until(look, seconds=PATIENCE)
         assert node is not None
         return node
+
+    def wait_for_checkpoint(self, job_id: str, step: int) -> None:
+        """Until another node could go on from it. With scaled clocks a step is shorter than storing one takes."""
+
+        def look() -> int:
+            with self.sessions() as session:
+                return session.scalar(select(func.max(Checkpoint.step)).where(Checkpoint.job_id == job_id)) or 0
+
+        wait_until(look, lambda stored: stored >= step, seconds=PATIENCE)
 
     def wait_for_attempt(self, job_id: str, attempt: int) -> float:
         """Until a process of the attempt runs; when it began."""

@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 from sqlalchemy import select
 
-from jobs import audit
+from jobs import invariants
 from jobs.database import Sessions
 from jobs.ids import new_id
 from jobs.models import Adapter, Attempt, Event, Job, LogChunk, Metric
@@ -246,7 +246,7 @@ def read_history(sessions: Sessions, log: ClientLog, journals: Path, homes: Iter
                     adapter=None if adapter is None else _read_adapter(store, adapter),
                 )
             )
-        violations = [f"{found.rule}: {', '.join(found.rows)}" for found in audit.find_violations(session)]
+        violations = [f"{found.rule}: {', '.join(found.rows)}" for found in invariants.find_violations(session)]
     return History(jobs, log.promises, log.unanswered_keys, violations)
 
 
@@ -293,7 +293,7 @@ def _read_adapter(store: Path, adapter: Adapter) -> str:
     with tarfile.open(path) as archive:
         weights = archive.extractfile("adapter/adapter_model.safetensors")
         assert weights is not None
-        return weights.read().decode()
+        return weights.read()[-64:].decode()  # behind the header
 
 
 def _find_strays(homes: Iterable[Path]) -> dict[str, list[str]]:

@@ -64,6 +64,11 @@ class Link:
         self._flows.set()
         self.port = 0
 
+    @property
+    def num_connections(self) -> int:
+        """Of now."""
+        return len(self._connections)
+
     def cut(self) -> None:
         """Every connection is reset, and new ones are too."""
 

@@ -14,7 +14,7 @@ import psutil
 from cli.serve import MEDTUNE
 from jobs.processes import die_with_parent
 from jobs.task_queue import Queue
-from tests.factories import find_trainer, wait_until
+from tests.factories import find_trainer, is_alive, wait_until
 from tests.faults.network import Link
 
 
@@ -26,8 +26,8 @@ class Part:
     ) -> None:
         self.name = name
         self._command = die_with_parent(command)
-        self._environment = {key: value for key, value in os.environ.items() if not key.startswith("MEDTUNE_")}
-        self._environment |= environment
+        self.environment = {key: value for key, value in os.environ.items() if not key.startswith("MEDTUNE_")}
+        self.environment |= environment
         self._stdin = stdin
         self.log = log
         self._process: subprocess.Popen[bytes] | None = None
@@ -48,7 +48,7 @@ class Part:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
-                env=self._environment,
+                env=self.environment,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -166,13 +166,6 @@ class Node:
 
     def _list_processes(self) -> list[psutil.Process]:
         return [process for worker in self.workers.values() for process in worker.list_tree()]
-
-
-def is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def measure(is_done: Callable[[], bool], seconds: float) -> float:

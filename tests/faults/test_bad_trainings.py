@@ -10,14 +10,14 @@ from psycopg import sql
 
 from jobs.models import Base
 from tests.faults.conftest import SECRETS
-from tests.faults.harness import Cluster, check_figure
+from tests.faults.harness import PATIENCE, Cluster, check_figure
 
 
 def test_a_training_that_hangs_is_started_again_and_given_up_after_three_hangs_more(cluster: Cluster) -> None:
     """T16: its worker lives, its lease is renewed and its steps stand still."""
     job_id = cluster.submit(steps=6, hang=True)
 
-    job = cluster.wait(job_id, seconds=180)
+    job = cluster.wait(job_id, seconds=4 * PATIENCE)
 
     assert (job["status"], job["attempt"]) == ("failed", 4)
     assert (job["reason"]["code"], job["reason"]["last_code"]) == ("no_progress", "stalled")
@@ -44,9 +44,9 @@ def test_poisonous_jobs_fail_as_what_they_are_and_hold_up_no_good_one(cluster: C
     good = [cluster.submit(steps=3) for _ in range(3)]
 
     for job_id in good:
-        assert cluster.wait(job_id, seconds=120)["status"] == "succeeded"
+        assert cluster.wait(job_id, seconds=4 * PATIENCE)["status"] == "succeeded"
     for job_id, code, num_attempts in bad:
-        job = cluster.wait(job_id, seconds=120)
+        job = cluster.wait(job_id, seconds=4 * PATIENCE)
         assert (job["status"], job["reason"]["code"], job["attempt"]) == ("failed", code, num_attempts)
     cluster.check_history()
 

@@ -1,12 +1,17 @@
 """Redis goes away, forgets, lies, or only looks alive."""
 
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import redis
 
 from jobs.task_queue import Queue, build_celery, ring
+from tests.factories import wait_until
 from tests.faults.harness import FIGURES, PATIENCE, Cluster, check_figure
+from tests.faults.node import Part
+from tests.faults.test_disk_and_logs import only_node
 
 SHORT: dict[str, Any] = {"steps": 3}
 LONG: dict[str, Any] = {"steps": 100, "step_seconds": 0.05, "save_every": 20}
@@ -99,15 +104,54 @@ def test_a_worker_whose_connection_only_looks_alive_hears_again_or_is_started_ag
 
 
 def test_connections_to_the_broker_that_are_reset_again_and_again_stop_no_worker(cluster: Cluster) -> None:
-    """T07: idle and busy."""
+    """T07: a hundred times, of workers that are idle and busy."""
     dataset_id = cluster.prepare(steps=10, step_seconds=0.02)
     ids: list[str] = []
-    for _ in range(20):
+    num_resets = 0
+    while num_resets < 100:
         for node in cluster.nodes:
+            wait_until(lambda node=node: node.redis.num_connections > 0, seconds=60)  # type: ignore[misc]
             node.redis.reset()
-        if len(ids) < 8:
+            num_resets += 1
+        if num_resets % 12 == 0:
             ids.append(cluster.submit(dataset_id))
     jobs = [cluster.wait(job_id, seconds=3 * PATIENCE) for job_id in ids]
 
     assert [(job["status"], job["attempt"]) for job in jobs] == [("succeeded", 1)] * 8
+    cluster.check_history()
+
+
+SHORT_VISIBILITY = """
+import os, sys
+from worker.app import app
+app.conf.broker_transport_options |= {"visibility_timeout": 1}
+options = ["--concurrency=2", "--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel=INFO"]
+app.worker_main(["worker", "-Q", "train", "-n", f"short-{os.getpid()}@%h", *options])
+"""
+"""A worker as `medtune worker` starts it, whose broker gives messages that were not acknowledged to others after a
+second. It looks for such messages every ten seconds."""
+
+
+def test_a_job_longer_than_the_brokers_visibility_timeout_runs_once(cluster: Cluster, tmp_path: Path) -> None:
+    """T08: the messages are acknowledged before the work begins, so that none comes back while it goes on."""
+    with only_node(cluster, tmp_path) as node:
+        ordinary = node.main
+        ordinary.kill()
+        cluster.flush_redis()  # Of what killed workers of other tests never acknowledged.
+        command = [sys.executable, "-c", SHORT_VISIBILITY]
+        node.workers[Queue.TRAIN] = Part("short", command, ordinary.environment, tmp_path / "short.log")
+        cluster.heal()
+        job_id = cluster.submit(steps=130, step_seconds=0.1)
+        cluster.wait_for_step(job_id, 2)
+        with redis.Redis.from_url(cluster.redis_url) as connection:
+            waiting = wait_until(lambda: int(connection.hlen("medtune:unacked")), lambda number: number == 0, 5)
+        job = cluster.wait(job_id)
+        log = node.main.log.read_text()
+
+    assert waiting == 0
+    assert (job["status"], job["attempt"]) == ("succeeded", 1)
+    assert "run_next_job" in log
+    rows = cluster.read_journal(job_id)
+    assert [row["step"] for row in rows if row["kind"] == "step"] == list(range(1, 131))
+    assert not [row for row in rows if row["kind"] == "overlap"]
     cluster.check_history()

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from tests.faults.harness import Cluster, check_figure, pass_time
+from tests.faults.harness import IS_REAL, Cluster, check_figure, pass_time
 from tests.faults.node import measure_death
 
-LONG: dict[str, Any] = {"steps": 250, "step_seconds": 0.05, "save_every": 5}
+LONG: dict[str, Any] = {"steps": 250, "step_seconds": 1 if IS_REAL else 0.05, "save_every": 5}
+"""Trains for longer than the database is away."""
 
 
 def test_a_restart_of_the_database_ends_no_training(cluster: Cluster) -> None:
@@ -53,6 +54,7 @@ def test_a_node_without_the_database_stops_its_training_before_another_begins(cl
     """T11: the other node has the database and takes the job. What the first one writes late changes nothing."""
     job_id = cluster.submit(**LONG)
     node = cluster.wait_for_step(job_id, 12)
+    cluster.wait_for_checkpoint(job_id, 10)
     chain = node.find_chain(job_id)
 
     parted_at = time.time()

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 
-from tests.faults.harness import Cluster, check_figure
+from tests.factories import wait_until
+from tests.faults.harness import PATIENCE, Cluster, check_figure
 
 NUM_POSTS = 60
 NUM_KILLS = 3
@@ -95,7 +96,7 @@ def test_a_rolling_deploy_loses_no_step_and_counts_no_attempt_as_a_failure(clust
         part.stop()
         part.wait(60)
         cluster.heal()
-    jobs = [cluster.wait(job_id, seconds=120) for job_id in ids]
+    jobs = [cluster.wait(job_id, seconds=4 * PATIENCE) for job_id in ids]
 
     assert [job["status"] for job in jobs] == ["succeeded"] * 6
     for job in jobs:
@@ -105,4 +106,24 @@ def test_a_rolling_deploy_loses_no_step_and_counts_no_attempt_as_a_failure(clust
             rows = [row for row in cluster.read_journal(job["id"]) if row["attempt"] == number - 1]
             saved = max((row.get("step", 0) for row in rows), default=0)
             assert cluster.get_resumed_step(job["id"], number) >= saved
+    cluster.check_history()
+
+
+def test_a_drain_that_finds_its_connections_broken_still_stores_the_end_of_the_log(cluster: Cluster) -> None:
+    """A database that was started anew breaks every connection once. A worker that must stop then tries again."""
+    job_id = cluster.submit(steps=120, step_seconds=0.05, save_every=50)
+    node = cluster.wait_for_step(job_id, 5)
+
+    node.postgres.cut()
+    node.stop()
+    wait_until(lambda: "database does not answer, asked again" in node.main.log.read_text(), seconds=PATIENCE)
+    node.postgres.restore()
+    node.wait(200)
+    cluster.heal()
+    job = cluster.wait(job_id)
+
+    attempts = cluster.client.get(f"/jobs/{job_id}/attempts")["data"]
+    assert (job["status"], len(attempts)) == ("succeeded", 2)
+    assert (attempts[1]["fault"], attempts[1]["reason"]["code"]) == ("none", "worker_stopped")
+    cluster.check_whole_logs()
     cluster.check_history()

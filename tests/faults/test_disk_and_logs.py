@@ -1,10 +1,13 @@
 """Disks that fill up, logs that overflow, and brokers without memory."""
 
+import itertools
 import os
+import statistics
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -65,7 +68,7 @@ def check_refusal(cluster: Cluster) -> None:
 
 
 @contextmanager
-def only_node(cluster: Cluster, home: Path, **settings: int) -> Iterator[Node]:
+def only_node(cluster: Cluster, home: Path, **settings: Any) -> Iterator[Node]:
     """The others are gone meanwhile."""
     node, others = cluster.build_node("small", home, **settings), list(cluster.nodes)
     for other in others:
@@ -113,3 +116,36 @@ def test_a_flood_of_logs_is_stored_in_order_though_its_worker_dies(cluster: Clus
         assert numbers == list(range(first, first + len(numbers)))
     cluster.check_whole_logs()
     cluster.check_history()
+
+
+def test_a_flood_of_logs_slows_no_training_and_is_stored_whole(cluster: Cluster) -> None:
+    """T20: 50 MB in some seconds, with a line of 10 MB, NULs, bad UTF-8 and progress bars. Nothing of it is dropped:
+    the file on the worker's disk is the buffer, and its reserve of disk is what bounds it."""
+    noise = b"nul \0\nlatin1 \xe9\n" + b"10%\r50%\r100%\n" * 1000
+    calm = cluster.submit(steps=20, step_seconds=0.2)
+    assert cluster.wait(calm)["status"] == "succeeded"
+    flood: dict[str, Any] = {
+        "log_lines": 2000,
+        "line_padding": 1000,
+        "long_line_bytes": 10 << 20,
+        "log_hex": noise.hex(),
+    }
+    job_id = cluster.submit(steps=20, step_seconds=0.2, **flood)
+
+    job = cluster.wait(job_id, seconds=3 * PATIENCE)
+
+    assert (job["status"], job["attempt"]) == ("succeeded", 1)
+    assert read_pace(cluster, job_id) < 2 * read_pace(cluster, calm) + 0.2, "seconds a step"
+    attempt = next(one for one in cluster.read_history().jobs if one.id == job_id).attempts[0]
+    assert len(attempt.log or b"") > 50_000_000
+    lines = attempt.stored_log.splitlines()
+    numbers = [int(line.split()[1]) for line in lines if line.startswith("line ")]
+    assert numbers == list(range(20 * 2000))
+    assert sum(map(len, (line for line in lines if line.startswith("x")))) == 10 << 20
+    cluster.check_whole_logs()
+    cluster.check_history()
+
+
+def read_pace(cluster: Cluster, job_id: str) -> float:
+    times = [float(row["time"]) for row in cluster.read_journal(job_id) if row["kind"] == "step"]
+    return statistics.median(after - before for before, after in itertools.pairwise(times))

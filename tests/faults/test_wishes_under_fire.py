@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from jobs.status import FINAL
-from tests.factories import find_stubborn_child
+from tests.factories import find_stubborn_child, is_alive
 from tests.faults.harness import Cluster, check_figure
-from tests.faults.node import is_alive, measure_death
+from tests.faults.node import measure_death
 
 LONG: dict[str, Any] = {"steps": 400, "step_seconds": 0.05, "save_every": 5}
 

@@ -2,17 +2,13 @@
 
 import json
 import pickle
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, update
 
 from cli.client import Client
 from cli.serve import Service
-from jobs.database import Role, build_engine, build_sessions
-from jobs.models import ApiKey
 from tests.factories import create_model_folder, upload_script, wait_until
 
 ABSENT = "ds_00000000000000000000000000"
@@ -49,12 +45,12 @@ def refuse(client: Client, body: Any, status: int) -> dict[str, Any]:
         ({"model": 7}, "model", "invalid_field"),
         ({"model": None}, "model", "invalid_field"),
         ({"dataset": {"id": "../../etc/passwd"}}, "dataset.id", "invalid_field"),
-        ({"dataset": {"uri": "file:///etc/passwd"}}, "dataset.id", "invalid_field"),
+        ({"dataset": {"uri": "file:///etc/passwd"}}, "dataset.uri", "references_are_off"),
         ({"validation": {"fraction": 0.9}}, "validation.fraction", "invalid_field"),
         ({"validation": {}}, "validation", "invalid_field"),
         ({"metadata": {"k": 1}}, "metadata.k", "invalid_field"),
         ({"name": "a\u0000b"}, "body", "invalid_field"),
-        ({"safety": {"every_steps": 1}}, "safety", "invalid_field"),
+        ({"safety": {"every_steps": 0}}, "safety.every_steps", "invalid_field"),
         ({"priority": 10**30}, "priority", "invalid_field"),
     ],
 )
@@ -184,7 +180,7 @@ def test_only_the_upload_route_takes_large_bodies(service: Service, path: str) -
     response = anonymous.http.post(path, files={"file": ("a.jsonl", b"x" * (2 << 20))})
     anonymous.close()
 
-    assert response.status_code in (413, 404)
+    assert response.status_code in (413, 401)
 
 
 def test_broken_rows_reject_the_dataset_by_line(client: Client, tmp_path: Path) -> None:
@@ -214,42 +210,10 @@ def test_a_dataset_in_use_cannot_be_deleted_and_a_free_one_can(
 
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "dataset_in_use")
     assert refused.headers["x-should-retry"] == "false"
-    assert deleted.json() == {"id": free, "deleted": True}
-    assert not (service.settings.home / "store" / "datasets" / free / "data").exists()
+    assert (deleted.json()["subject"], deleted.json()["deleted"]) == (free, True)
+    wait_until(lambda: not (service.settings.home / "store" / "datasets" / free / "data").exists())
     assert client.http.get(f"/datasets/{free}").status_code == 404
     wait_until(lambda: client.get(f"/jobs/{job['id']}")["status"], lambda status: status == "succeeded")
-
-
-def list_routes(client: Client) -> list[tuple[str, str]]:
-    """Every method and path of the API's own description, with ids of nothing."""
-    paths = client.get("/openapi.json")["paths"]
-    routes = [(method.upper(), re.sub(r"{\w+}", "none", path)) for path, methods in paths.items() for method in methods]
-    return [("GET", "/openapi.json"), *(route for route in routes if route[1] not in ("/healthz", "/readyz"))]
-
-
-@pytest.mark.parametrize("authorization", [None, "Bearer mt_wrong", "Basic abc", "Bearer a b"])
-def test_every_route_wants_a_key(service: Service, client: Client, authorization: str | None) -> None:
-    routes = list_routes(client)
-    assert len(routes) >= 15
-    anonymous = Client(service.url, "x")
-    del anonymous.http.headers["Authorization"]
-    headers = {"Authorization": authorization} if authorization else {}
-
-    for method, path in routes:
-        response = anonymous.http.request(method, path, headers=headers)
-        answer = (method, path, response.status_code, response.json()["error"]["type"])
-        assert answer == (method, path, 401, "authentication_error")
-    anonymous.close()
-
-
-def test_a_revoked_key_is_refused_at_once(service: Service, other_tenant: Client) -> None:
-    assert other_tenant.http.get("/jobs").status_code == 200
-    engine = build_engine(service.settings, Role.API)
-    with build_sessions(engine).begin() as session:
-        session.execute(update(ApiKey).where(ApiKey.name == "other").values(revoked_at=func.now()))
-    engine.dispose()
-
-    assert other_tenant.http.get("/jobs").status_code == 401
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from jobs.database import Role, Sessions
 from jobs.repository import Identity
 from jobs.settings import Settings
 from tests.conftest import Servers, create_database
-from tests.factories import wait_until
-from tests.integration.test_lifecycle import add_dataset, claim, submit
+from tests.factories import is_alive, wait_until
+from tests.integration.rows import add_dataset, claim, submit
 from trainer_core.run_dir import RunDir
 from worker.attempt import OWNER_FILE
 from worker.launcher import MARKER
@@ -152,9 +152,8 @@ def job_id(open_sessions: OpenSessions, settings: Settings) -> str:
 
 def test_a_row_that_breaks_a_rule(settings: Settings, open_sessions: OpenSessions, job_id: str) -> None:
     with open_sessions(None).begin() as session:
-        adapter = (
-            "INSERT INTO adapters (job_id, tenant_id, store_key, num_bytes, sha256) VALUES (:job, 'a', 'x', 1, '')"
-        )
+        columns = "job_id, tenant_id, model, store_key, num_bytes, sha256"
+        adapter = f"INSERT INTO adapters ({columns}) VALUES (:job, 'a', 'tiny', 'x', 1, '')"
         session.execute(text(adapter), {"job": job_id})
 
     report = run_doctor(settings)
@@ -210,12 +209,12 @@ def test_an_orphaned_process_is_found_and_ended_when_asked(settings: Settings, o
     assert (before.exit_code, before.errors) == (1, ["processes"])
     assert str(orphan.pid) in before.find("processes", "error")
     assert "--fix" in before.find("processes", "error")
-    assert orphan.status() != psutil.STATUS_ZOMBIE
+    assert is_alive(orphan)
 
     fixed = run_doctor(settings, "--fix")
 
     assert (fixed.exit_code, fixed.errors) == (0, [])
-    wait_until(lambda: orphan.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not is_alive(orphan))
     assert [path.name for path in (settings.runs_dir / "job_lost" / "attempt-1").iterdir()] == []
 
 
@@ -227,7 +226,7 @@ def test_a_trainer_whose_worker_lives_is_left_alone(settings: Settings, orphan: 
 
     os.close(lock)
     assert (report.exit_code, report.errors) == (0, [])
-    assert orphan.status() != psutil.STATUS_ZOMBIE
+    assert is_alive(orphan)
 
 
 def test_embedded_servers_are_found_while_they_run(tmp_path: Path) -> None:

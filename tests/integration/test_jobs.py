@@ -51,8 +51,16 @@ def test_the_adapter_comes_as_an_archive(client: Client, tmp_path: Path) -> None
     with tarfile.open(archive) as tar:
         names = tar.getnames()
     assert names == [
+        "adapter/README.md",
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
+        "adapter/base_model.json",
+        "adapter/bom.cdx.json",
+        "adapter/chat_template.jinja",
+        "adapter/environment.json",
+        "adapter/manifest.json",
+        "adapter/signature.sig",
+        "adapter/tokenizer_config.json",
         "adapter/verification.json",
     ]
 
@@ -204,6 +212,22 @@ def test_the_same_idempotency_key_makes_one_job(client: Client, tmp_path: Path) 
     assert [answer.status_code for answer in answers] == [201] * 3
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert (other.status_code, other.json()["error"]["code"]) == (422, "idempotency_key_reused")
+
+
+def test_an_idempotency_key_is_its_tenants_own(client: Client, other_tenant: Client, tmp_path: Path) -> None:
+    """Another tenant that happens upon the same key gets a job of its own, and never learns of the first."""
+    headers = {"Idempotency-Key": "shared by chance"}
+    body = {"model": "tiny", "dataset": {"id": upload_script(client, tmp_path)}}
+    their_body = {"model": "tiny", "dataset": {"id": upload_script(other_tenant, tmp_path)}}
+
+    ours = client.http.post("/jobs", json=body, headers=headers)
+    same_body = other_tenant.http.post("/jobs", json=body, headers=headers)
+    theirs = [other_tenant.http.post("/jobs", json=their_body, headers=headers) for _ in range(2)]
+    ours_again = client.http.post("/jobs", json=body, headers=headers)
+
+    assert (same_body.status_code, same_body.json()["error"]["code"]) == (404, "dataset_not_found")
+    assert [answer.status_code for answer in (ours, *theirs, ours_again)] == [201] * 4
+    assert theirs[0].json()["id"] == theirs[1].json()["id"] != ours.json()["id"] == ours_again.json()["id"]
 
 
 def test_jobs_are_listed_newest_first_and_found_by_their_labels(client: Client, tmp_path: Path) -> None:

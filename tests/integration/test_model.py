@@ -26,7 +26,7 @@ from hypothesis.strategies import booleans, integers
 from sqlalchemy import Row, func, select, text, update
 from sqlalchemy.orm import Session
 
-from jobs import audit, lifecycle
+from jobs import invariants, lifecycle
 from jobs.api_keys import create_key
 from jobs.database import Role, Sessions, tenant_transaction
 from jobs.errors import Conflict, InvalidRequest, LeaseLost
@@ -231,8 +231,7 @@ class JobLife(RuleBasedStateMachine):
         """By a host of one GPU, which another of its processes may use now."""
         claimant = Claimant(f"worker-{len(self.leases)}", "host", 60, host_gpus=1, free_gpus=free_gpus)
         expected = self._predict_claim(free_gpus)
-        with self.world.worker.begin() as session:
-            claimed = lifecycle.claim_job(session, claimant)
+        claimed = lifecycle.claim_job(self.world.worker, claimant)
         if claimed is None:
             assert expected is None, f"{expected} was not claimed"
             return
@@ -285,7 +284,7 @@ class JobLife(RuleBasedStateMachine):
 
     def succeed(self, lease: Lease) -> None:
         job = self._find_owned(lease)
-        adapter = Adapter(job_id=lease.job_id, tenant_id=TENANT, store_key="x", num_bytes=1, sha256="")
+        adapter = Adapter(job_id=lease.job_id, tenant_id=TENANT, model="tiny", store_key="x", num_bytes=1, sha256="")
         self._speak(lease, lambda session: lifecycle.succeed(session, lease, adapter, {"ok": True}))
         if job is not None:
             job.finish(S.SUCCEEDED)
@@ -355,7 +354,7 @@ class JobLife(RuleBasedStateMachine):
             jobs = {job.id: job for job in session.execute(select(*Job.__table__.columns))}
             attempts = session.execute(select(Attempt.job_id, Attempt.number, Attempt.lease_epoch, Attempt.ended_at))
             ordered = sorted(attempts.all())
-            assert audit.find_violations(session) == []
+            assert invariants.find_violations(session) == []
             self._check_events(session)
         found = {id_: _describe(job) for id_, job in jobs.items()}
         assert found == {job.id: _describe_expected(job) for job in self.expected.values()}
@@ -510,6 +509,6 @@ def test_whatever_happens_in_whatever_order_a_job_is_what_the_model_says(
     with world.api.begin() as session:
         for limit in LIMITS:
             key, _ = create_key(session, b"secret", name="test", tenant_id=TENANT, max_running=limit)
-            world.keys.append(Identity(key.id, TENANT, is_admin=False))
+            world.keys.append(Identity(key.id, TENANT, is_admin=True))
 
     run_state_machine_as_test(lambda: JobLife(world), settings=SEARCH)  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from jobs.status import FINAL
 from jobs.submission import submit_job
 from jobs.task_queue import Queue, build_celery, ring
 from tests.conftest import FAKE_TRAINER, FAST
-from tests.factories import create_model_folder, submit_script, upload_script, wait_for_status, wait_until
+from tests.factories import create_model_folder, is_alive, submit_script, upload_script, wait_for_status, wait_until
 
 
 def test_a_lost_ring_is_healed(service: Service, client: Client, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ class OwnServers:
 def own(tmp_path: Path) -> Iterator[OwnServers]:
     home = tmp_path / "home"
     create_model_folder(home / "models" / "tiny")
-    settings = Settings(home=home, port=find_free_port("127.0.0.1"), trainer_command=FAKE_TRAINER, **FAST)  # type: ignore[arg-type]
+    settings = Settings(home=home, port=find_free_port("127.0.0.1"), trainer_command=FAKE_TRAINER, **FAST)
     with Supervisor(home / "logs") as supervisor:
         service = start_service(supervisor, settings)
         children = {child.name(): child for child in psutil.Process().children() if is_below(child, home)}
@@ -103,7 +103,7 @@ def test_a_lost_database_is_a_503_and_a_short_outage_kills_no_training(own: OwnS
     wait_for_status(own.client, job_id, "running")
     command = own.postgres.cmdline()
     own.postgres.send_signal(signal.SIGINT)
-    wait_until(lambda: not own.postgres.is_running() or own.postgres.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not is_alive(own.postgres))
 
     answer = own.client.http.get("/jobs")
     own.supervisor.start("postgres-again", as_postgres_user(command), stop_signal=signal.SIGINT, is_server=True)

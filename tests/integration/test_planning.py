@@ -13,7 +13,6 @@ from sqlalchemy import text, update
 
 from cli.client import ApiError, Client
 from cli.serve import Service
-from jobs.api_keys import create_key
 from jobs.database import Role, Sessions, tenant_transaction
 from jobs.errors import InvalidRequest
 from jobs.ids import new_id
@@ -189,18 +188,6 @@ def run_plan(service: Service, *arguments: Any) -> subprocess.CompletedProcess[s
 
 
 @pytest.fixture
-def api(open_sessions: Callable[[Role], Sessions]) -> Sessions:
-    return open_sessions(Role.API)
-
-
-@pytest.fixture
-def identity(api: Sessions) -> Identity:
-    with api.begin() as session:
-        key, _ = create_key(session, b"secret", name="test", tenant_id="a")
-        return Identity(key.id, "a", is_admin=False)
-
-
-@pytest.fixture
 def large(settings: Settings) -> str:
     """The 8B's shapes, which take 16 GB and no room."""
     assert settings.models_dir is not None
@@ -320,6 +307,23 @@ def test_unpacked_rows_are_as_long_as_the_longest_and_unknown_until_checked(
     assert (unchecked.plan.num_steps, "rows_not_checked" in unchecked.warnings) == (None, True)
     with pytest.raises(InvalidRequest, match=r"24\.0 GiB"):
         plan_for(model=large, training={**training, "packing": True})
+
+
+def test_the_plan_says_how_many_rows_are_too_long(plan_for: Callable[..., JobPlan]) -> None:
+    statistics = {"characters": 10**6, "longest_row_characters": 5000, "lengths": {"1024": 900, "4096": 70, "5792": 30}}
+    old = {"statistics": {"characters": 10**6, "longest_row_characters": 5000}}
+
+    def forecast(max_seq_len: int, report: dict[str, Any] | None = None, **training: str) -> str | None:
+        training = {"max_seq_len": max_seq_len, **training}  # type: ignore[dict-item]
+        planned = plan_for(report or {"statistics": statistics}, model="tiny", training=training)
+        return planned.warnings.get("rows_may_be_too_long")
+
+    assert "About 100 of 10,000 rows" in str(forecast(512))
+    assert "would be left out; the longest has about 1,270." in str(forecast(512))
+    assert "About 30 of 10,000 rows" in str(forecast(1044, truncation="split"))
+    assert "cut into several" in str(forecast(1044, truncation="split"))
+    assert forecast(1270) is None
+    assert forecast(512, old) is None
 
 
 def test_early_stopping_needs_rows_that_are_held_out(

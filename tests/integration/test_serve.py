@@ -17,7 +17,7 @@ import pytest
 from cli.client import Client
 from cli.serve import find_free_port
 from tests.conftest import FAKE_TRAINER, FAST
-from tests.factories import create_model_folder, submit_script, wait_for_status, wait_until
+from tests.factories import create_model_folder, is_alive, submit_script, wait_for_status, wait_until
 
 
 @dataclass
@@ -66,7 +66,7 @@ def start_serve(home: Path, port: int | None = None) -> Iterator[Serve]:
 
 def expect_gone(family: list[psutil.Process]) -> None:
     def list_alive() -> list[psutil.Process]:
-        return [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        return [process for process in family if is_alive(process)]
 
     wait_until(list_alive, lambda alive: not alive, seconds=20)
 

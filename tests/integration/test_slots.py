@@ -27,7 +27,7 @@ def four_gpus(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Ite
         trainer_command=FAKE_TRAINER,
         worker_gpus=4,
         patience_seconds=3,
-        **FAST,  # type: ignore[arg-type]
+        **FAST,
     )
     with Supervisor(home / "logs") as supervisor:
         yield start_service(supervisor, settings)

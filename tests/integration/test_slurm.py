@@ -45,6 +45,7 @@ def submit(cluster: SlurmCluster, model: Path, tmp_path: Path) -> Submit:
 
     def submit(*options: str, training: str = "", **variables: str) -> str:
         environment = {"MODEL": str(model), "DATA": str(DATA), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+        environment["SAFETY"] = "off"
         environment |= {"TRAINING": f"{SETTINGS} {training}"} | variables
         return cluster.submit(SCRIPT, *SMALL, *options, cwd=tmp_path, environment=environment)
 

@@ -355,6 +355,19 @@ def test_parts_that_share_files_share_the_store_and_only_read_models() -> None:
         assert environment["MEDTUNE_MODELS_DIR"] == "/models"
 
 
+def test_what_a_site_brings_is_where_both_workers_can_only_read_it_and_the_example_names_it() -> None:
+    mount = "${SITE_FOLDER:-./site}:/site:ro"
+    example = (ROOT / ".env.example").read_text(encoding="utf-8")
+    named = dict(re.findall(r"^# (MEDTUNE_\w+)=(/site/.+)$", example, re.MULTILINE))
+
+    assert [name for name in SERVICES if mount in SERVICES[name].get("volumes", [])] == ["worker", "check-worker"]
+    assert set(named) == {
+        f"MEDTUNE_{field.upper()}"
+        for field in ("benchmarks_dir", "phi_patterns_file", "safety_probes_file", "safety_rules_file")
+    }
+    assert {f"MEDTUNE_{field.upper()}" for field in Settings.model_fields} >= set(named)
+
+
 def test_the_worker_that_trains_may_stop_for_longer_than_its_trainer() -> None:
     needed = Settings.model_fields["stop_grace_seconds"].default + 15
 

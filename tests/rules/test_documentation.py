@@ -1,5 +1,6 @@
 """docs/configuration.md names every setting, and none that does not exist."""
 
+import json
 import re
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def test_documented_defaults_are_those_of_the_code() -> None:
 
     for name, field in Settings.model_fields.items():
         if field.default is not None and name != "trainer_command":
-            assert documented[f"MEDTUNE_{name.upper()}"] == f"`{field.default}`", name
+            default = json.dumps(field.default) if isinstance(field.default, list) else field.default
+            assert documented[f"MEDTUNE_{name.upper()}"] == f"`{default}`", name
 
 
 def test_every_setting_has_a_meaning_and_an_example() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-PACKAGES = ("api", "cli", "jobs", "migrations", "trainer_core", "worker")
+PACKAGES = ("api", "cli", "jobs", "medtune", "migrations", "trainer_core", "worker")
 
 
 def list_sources(*packages: str) -> Iterator[Path]:
@@ -35,9 +35,16 @@ def test_the_import_rule_holds() -> None:
     assert result.returncode == 0, result.stdout
 
 
-def test_the_api_loads_no_ml_library() -> None:
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [
+        ("api.app", ("torch", "transformers", "peft", "numpy", "model_signing", "cryptography.hazmat")),
+        ("worker.release", ("torch", "transformers", "peft", "numpy", "model_signing")),
+    ],
+)
+def test_a_server_starts_without_heavy_libraries(module: str, heavy: tuple[str, ...]) -> None:
     """Also not by way of a third package."""
-    code = "import sys, api.app; print([m for m in ('torch', 'transformers', 'peft', 'numpy') if m in sys.modules])"
+    code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
 
     assert subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True).strip() == "[]"
 

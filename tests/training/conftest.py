@@ -35,7 +35,7 @@ def demo_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def create_run(tmp_path_factory: pytest.TempPathFactory, demo_model: Path) -> CreateRun:
-    """A run folder with a spec; keyword arguments `training` and others change its fields."""
+    """A run folder with a spec, without safety probes; keyword arguments `training` and others change its fields."""
 
     def create(*, training: dict[str, Any] | None = None, **changes: Any) -> RunDir:
         defaults: dict[str, Any] = {
@@ -49,6 +49,7 @@ def create_run(tmp_path_factory: pytest.TempPathFactory, demo_model: Path) -> Cr
             "model": {"id": "demo", "source": str(demo_model)},
             "train_path": str(DATA),
             "validation": {"fraction": 0.05},
+            "safety": None,
         }
         run_dir = RunDir(tmp_path_factory.mktemp("runs") / "run")
         run_dir.write_spec(RunSpec.model_validate(fields | changes | {"training": defaults | (training or {})}))

@@ -53,6 +53,7 @@ def run(real: Service) -> Iterator[Callable[..., dict[str, Any]]]:
             "max_seq_len": 128,
             "lora": {"dropout": 0.1},
         },
+        "safety": None,
     }
 
     def run_(interrupt: Callable[[str], None] | None = None) -> dict[str, Any]:
@@ -60,7 +61,7 @@ def run(real: Service) -> Iterator[Callable[..., dict[str, Any]]]:
         if interrupt is not None:
             wait_until(lambda: (client.get(f"/jobs/{job_id}")["progress"] or {"step": 0})["step"] >= 5, seconds=90)
             interrupt(job_id)
-        job = wait_for_status(client, job_id, *FINAL, seconds=120)
+        job = wait_for_status(client, job_id, *FINAL, seconds=300)
         assert job["status"] == "succeeded", job["reason"]
         archive = real.settings.home / f"{job_id}.tar.gz"
         client.download_adapter(job_id, archive)

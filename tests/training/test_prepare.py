@@ -14,6 +14,7 @@ import pytest
 from tests.training.conftest import CreateRun, read_events
 from trainer_core.data.batches import PreparedRows, Sequences
 from trainer_core.data.prepare import prepare
+from trainer_core.data.row_report import REPORT_FILE, RowReport
 from trainer_core.data.row_writer import PreparedManifest
 from trainer_core.errors import DataError
 from trainer_core.reporting import NoticeEvent, Reporter
@@ -57,6 +58,44 @@ def test_rows_come_back_as_they_were_tokenised(tmp_path: Path, create_run: Creat
     assert manifest.supervised_tokens == rows.supervised.sum() == 2 * mask.sum()
 
 
+def test_the_report_shows_the_first_rows_as_they_are_trained_on(tmp_path: Path, create_run: CreateRun) -> None:
+    chat = [{"role": role, "content": f"{role} {n}"} for n in (1, 2) for role in ("user", "assistant")]
+    path = write_rows(tmp_path, [SHORT, LONG, {"messages": chat}, SHORT, SHORT])
+    run_dir = create_run(train_path=path, validation={}, training={"max_seq_len": 64})
+
+    run_prepare(run_dir)
+
+    report = RowReport.model_validate_json((run_dir.prepared / REPORT_FILE).read_bytes())
+    rows, tokenizer = PreparedRows(run_dir.prepared), load_tokenizer(run_dir.load_spec())
+    assert [row.line for row in report.sample] == [1, 3, 4]
+    for number, row in enumerate(report.sample):
+        tokens, mask = rows.get(number)
+        assert "".join(run.text for run in row.runs) == tokenizer.decode(tokens.tolist())
+        assert (row.tokens, row.trained_tokens) == (len(tokens), mask.sum())
+    assert [run.text for run in report.sample[0].runs if run.trained] == ["An answer.<|im_end|>"]
+    assert [run.text for run in report.sample[1].runs if run.trained] == [
+        "assistant 1<|im_end|>",
+        "assistant 2<|im_end|>",
+    ]
+    assert (report.train_rows, report.too_long_rows, report.dropped_rows) == (4, 1, 1)
+    assert sum(report.lengths.values()) == 5
+    assert max(report.lengths) >= report.longest_row_tokens > 500
+
+
+@pytest.mark.parametrize(("truncation", "num_rows"), [("truncate", 1), ("split", 3)])
+def test_the_report_shows_what_is_left_of_long_rows(
+    tmp_path: Path, create_run: CreateRun, truncation: str, num_rows: int
+) -> None:
+    training = {"max_seq_len": 64, "truncation": truncation, "train_on": "all"}
+    run_dir = create_run(train_path=write_rows(tmp_path, [LONG]), validation={}, training=training)
+
+    run_prepare(run_dir)
+
+    report = RowReport.model_validate_json((run_dir.prepared / REPORT_FILE).read_bytes())
+    assert [(row.line, row.tokens, row.trained_tokens) for row in report.sample] == [(1, 64, 63)] * num_rows
+    assert [run.trained for run in report.sample[0].runs] == [False, True]  # Nothing predicts the first token.
+
+
 def test_a_fraction_is_held_out_by_the_seed(create_run: CreateRun) -> None:
     def split(seed: int) -> PreparedRows:
         run_dir = create_run(validation={"fraction": 0.2}, training={"seed": seed})
@@ -76,6 +115,33 @@ def test_rows_held_out_by_the_client_are_not_trained_on(tmp_path: Path, create_r
     rows = PreparedRows(run_dir.prepared)
     assert manifest.validation_rows == len(rows.validation) == 3
     assert not set(rows.validation.tolist()) & set(rows.train.tolist())
+
+
+def test_rows_that_are_trained_on_and_validate_are_named(tmp_path: Path, create_run: CreateRun) -> None:
+    rows = [{"instruction": f"{word}?", "response": "An answer."} for word in ("One", "Two", "Three", "Four")]
+    held_out = tmp_path / "held_out.jsonl"
+    held_out.write_text(json.dumps(rows[2]) + "\n" + json.dumps({**rows[1], "instruction": "TWO?"}), encoding="utf-8")
+    run_dir = create_run(train_path=write_rows(tmp_path, rows), validation={"path": str(held_out)})
+
+    run_prepare(run_dir)
+
+    [notice] = [event for event in read_events(run_dir) if isinstance(event, NoticeEvent)]
+    assert notice.code == "validation_overlap"
+    assert notice.message.startswith("2 of 4 rows")
+    assert notice.details["counts"] == {"validation_overlap": 2}
+    places = [(f["rows"], f["source"], f["source_row"]) for f in notice.details["findings"]]
+    assert places == [([2], "held_out.jsonl", 2), ([3], "held_out.jsonl", 1)]
+
+
+def test_rows_that_a_split_puts_on_both_sides_are_named(tmp_path: Path, create_run: CreateRun) -> None:
+    different = [{"instruction": f"Number {number}?", "response": "An answer."} for number in range(10)]
+    run_dir = create_run(train_path=write_rows(tmp_path, different), validation={"fraction": 0.5})
+    run_prepare(run_dir)
+    assert list_notices(run_dir) == []
+
+    run_dir = create_run(train_path=write_rows(tmp_path, [SHORT] * 10), validation={"fraction": 0.5})
+    run_prepare(run_dir)
+    assert list_notices(run_dir) == ["validation_overlap"]
 
 
 def test_long_rows_are_dropped_and_counted(tmp_path: Path, create_run: CreateRun) -> None:

@@ -145,6 +145,21 @@ def test_a_checkpoint_of_another_run_is_refused(whole_run: RunDir, tmp_path: Pat
     assert error.remedy
 
 
+def test_a_checkpoint_that_another_version_wrote_for_what_is_another_run_now_is_passed_over(
+    whole_run: RunDir, tmp_path: Path
+) -> None:
+    """Its settings had other fields: it cannot be told from one of another run, and the job is not to fail."""
+    run_dir = copy_run(whole_run, tmp_path / "run", up_to_step=2)
+    for manifest in run_dir.checkpoints.glob("*/manifest.json"):
+        written = json.loads(manifest.read_text())
+        manifest.write_text(json.dumps({**written, "version": "0.0.0", "run": "of the version before"}))
+    assert run_trainer("train", run_dir).returncode == 0
+    notices = list_notices(run_dir)
+    assert "checkpoint_of_another_version" in notices
+    assert "resumed" not in notices
+    assert min(read_steps(run_dir)) == 0  # the evaluation before the first step
+
+
 def test_another_base_of_the_same_name_is_refused(whole_run: RunDir, demo_model: Path, tmp_path: Path) -> None:
     build_demo_model(tmp_path / "demo", data=DATA, seed=1)
     run_dir = copy_run(whole_run, tmp_path / "run", up_to_step=2)

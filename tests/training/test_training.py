@@ -40,6 +40,7 @@ def test_the_adapter_names_its_base_by_id_and_no_path_of_this_machine(trained_ru
         "adapter_model.safetensors",
         "base_model.json",
         "chat_template.jinja",
+        "environment.json",
         "tokenizer.json",
         "tokenizer_config.json",
     }

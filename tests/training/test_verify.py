@@ -12,13 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.adapters import DATASETS, LOSSES, create_keys
 from tests.training.conftest import DATA, TrainedRun, read_events, run_trainer
 from trainer_core.adapters.heldout import compute_interval
+from trainer_core.adapters.manifest import list_files
+from trainer_core.adapters.proof import prove_adapter
 from trainer_core.adapters.verify import verify
 from trainer_core.demo_model import build_demo_model
 from trainer_core.errors import VerificationError
 from trainer_core.reporting import PhaseEvent, Reporter
 from trainer_core.run_dir import RunDir
+from worker.release import complete_adapter
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -57,6 +61,24 @@ def test_what_training_made_is_verified_in_a_fresh_process(run_dir: RunDir) -> N
     last = read_events(run_dir)[-1]
     assert isinstance(last, PhaseEvent)
     assert last.phase == "finished"
+
+
+def test_what_was_verified_is_documented_and_signed_and_proves_itself(
+    run_dir: RunDir, demo_model: Path, tmp_path: Path
+) -> None:
+    private, public = create_keys(tmp_path)
+    report = run_verify(run_dir)
+
+    complete_adapter(run_dir, DATASETS[:1], LOSSES, private)
+
+    checks = prove_adapter(run_dir.adapter, public_key=public, base=demo_model)
+    assert {check.name: check.result for check in checks if check.result != "passed"} == {}
+    card = (run_dir.adapter / "README.md").read_text()
+    assert f"| loss with the adapter | {report['heldout']['adapter_loss']:.4f} |" in card
+    assert f"| torch | {torch.__version__} |" in card
+    for name in list_files(run_dir.adapter):
+        content = (run_dir.adapter / name).read_bytes()
+        assert not any(str(folder).encode() in content for folder in (demo_model.parent, tmp_path, Path.home())), name
 
 
 def test_the_held_out_loss_is_below_the_bases_beyond_chance(run_dir: RunDir) -> None:

@@ -1,7 +1,7 @@
 """`merge`: the adapter and its base as one bfloat16 model, for servers that cannot load adapters.
 
-Nothing calls it but its command: what leaves the machine is the adapter unless someone asks for more. It needs a run
-whose adapter was verified.
+What leaves the machine is the adapter unless someone asks for more: a person with this command, or the service, where
+its operator lets it (worker.exporting). It needs a run whose adapter was verified.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Saving a LoRA adapter as a PEFT folder: weights, configuration, tokenizer and chat template. Nothing of the base.
 
-`base_model.json` beside them says which base it was trained on: {"id", "revision", "fingerprint"}.
+Beside them `base_model.json` says which base it was trained on, and `environment.json` with what.
 """
 
 import copy
@@ -13,11 +13,10 @@ from peft import PeftConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers.utils.hub import cached_file
 
+from trainer_core.adapters.environment import read_environment
 from trainer_core.adapters.fingerprint import compute_base_fingerprint
+from trainer_core.adapters.manifest import BASE_FILE, ENVIRONMENT_FILE, WEIGHTS_FILE
 from trainer_core.training_state import whole
-
-WEIGHTS_FILE = "adapter_model.safetensors"
-BASE_FILE = "base_model.json"
 
 
 def gather_adapter(model: PeftModel) -> dict[str, torch.Tensor]:
@@ -36,7 +35,13 @@ def gather_adapter(model: PeftModel) -> dict[str, torch.Tensor]:
 
 
 def write_adapter(
-    folder: Path, config: PeftConfig, tensors: dict[str, torch.Tensor], tokenizer: Any, *, model_id: str
+    folder: Path,
+    config: PeftConfig,
+    tensors: dict[str, torch.Tensor],
+    tokenizer: Any,
+    *,
+    model_id: str,
+    device: torch.device,
 ) -> None:
     """Fill a folder with the adapter. `model_id` is what it names as its base, never a path on this machine.
 
@@ -46,6 +51,8 @@ def write_adapter(
     fingerprint = compute_fingerprint(str(config.base_model_name_or_path), config.revision)
     base = {"id": model_id, "revision": config.revision, "fingerprint": fingerprint}
     (folder / BASE_FILE).write_text(json.dumps(base, indent=1), encoding="utf-8")
+    environment = read_environment("CPU" if device.type == "cpu" else torch.cuda.get_device_name(device))
+    (folder / ENVIRONMENT_FILE).write_text(environment.model_dump_json(indent=1), encoding="utf-8")
     published = copy.copy(config)
     published.base_model_name_or_path, published.inference_mode = model_id, True
     published.save_pretrained(str(folder))

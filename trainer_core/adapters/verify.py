@@ -10,7 +10,6 @@ to judge.
 """
 
 import contextlib
-import hashlib
 import json
 import time
 from collections.abc import Iterator
@@ -22,7 +21,8 @@ from safetensors.torch import load_file
 
 from trainer_core.adapters.gate import check_adapter_folder
 from trainer_core.adapters.heldout import compare_heldout_loss
-from trainer_core.adapters.save import BASE_FILE, WEIGHTS_FILE, compute_fingerprint
+from trainer_core.adapters.manifest import BASE_FILE, CONFIG_FILE, WEIGHTS_FILE, hash_file
+from trainer_core.adapters.save import compute_fingerprint
 from trainer_core.adapters.serving import describe_serving
 from trainer_core.data.batches import PreparedRows
 from trainer_core.errors import VerificationError
@@ -53,7 +53,7 @@ def _run_checks(run_dir: RunDir, report: dict[str, Any]) -> None:
         shapes = check_adapter_folder(run_dir.adapter, base_model=spec.model.id)
         found["tensors"] = len(shapes)
     report["weights_sha256"] = hash_weights(run_dir)
-    report["serving"] = describe_serving(json.loads((run_dir.adapter / "adapter_config.json").read_bytes()))
+    report["serving"] = describe_serving(json.loads((run_dir.adapter / CONFIG_FILE).read_bytes()))
     with _check(report, "finite_and_not_zero"):
         _check_values(load_file(run_dir.adapter / WEIGHTS_FILE))
     with _check(report, "trained_on_this_base") as found:
@@ -68,8 +68,7 @@ def _run_checks(run_dir: RunDir, report: dict[str, Any]) -> None:
 
 def hash_weights(run_dir: RunDir) -> str:
     """The sha256 of the adapter's weights, by which a later step knows them for those that were verified."""
-    with (run_dir.adapter / WEIGHTS_FILE).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hash_file(run_dir.adapter / WEIGHTS_FILE)
 
 
 def check_base(run_dir: RunDir, spec: RunSpec) -> str:

@@ -9,6 +9,7 @@
       train_sequences.npy         int64, the same rows in the order of the sequences that they are packed into
       train_sequence_offsets.npy  int64 [sequences + 1], sequence i is train_sequences[offsets[i]:offsets[i + 1]]
       validation*.npy             the same three of the rows held out
+      rows.json                   RowReport, for people: it shows some of the rows
       manifest.json               PreparedManifest, written last: a folder with it is complete
 
 Rows stream from disk to disk: memory grows by a few bytes for each row, and not with what it says.
@@ -27,7 +28,9 @@ import numpy.typing as npt
 
 from trainer_core.data.files import iter_rows
 from trainer_core.data.formats import RowError
+from trainer_core.data.overlap.search import find_validation_overlap
 from trainer_core.data.packing import arrange_rows
+from trainer_core.data.row_report import REPORT_FILE, RowReport, build_sample_row
 from trainer_core.data.row_writer import PreparedManifest, RowWriter, load_manifest
 from trainer_core.data.templates import RenderedText, count_stopped_answers, list_stop_tokens, render, tokenize
 from trainer_core.errors import DataError
@@ -67,9 +70,25 @@ def prepare(run_dir: RunDir, reporter: Reporter) -> PreparedManifest:
     manifest.train_sequences = _save_rows(run_dir.prepared, "train", train, writer.lengths, spec)
     manifest.validation_sequences = _save_rows(run_dir.prepared, "validation", validation, writer.lengths, spec)
     _report_counts(manifest, spec, reporter)
+    _report_overlap(spec, set(writer.lines[validation].tolist()), reporter)
+    report = _build_report(writer, tokenizer, spec)
+    write_file(run_dir.prepared / REPORT_FILE, report.model_dump_json())
     manifest.sha256, manifest.made_from = _hash_rows(run_dir.prepared), spec.digest_rows()
     write_file(run_dir.prepared / "manifest.json", manifest.model_dump_json(indent=1))
     return manifest
+
+
+def _build_report(writer: RowWriter, tokenizer: Any, spec: RunSpec) -> RowReport:
+    counts = writer.manifest.model_dump(include=RowReport.model_fields.keys() - {"lengths"})
+    return RowReport(
+        max_seq_len=spec.training.max_seq_len,
+        truncation=spec.training.truncation,
+        trained_tokens=writer.manifest.supervised_tokens,
+        lengths=dict(sorted(writer.lengths_before.lengths.items())),
+        too_long_rows=writer.lengths_before.too_long_rows,
+        sample=[build_sample_row(tokenizer, *row) for row in writer.first_rows],
+        **counts,
+    )
 
 
 def _hash_rows(prepared: Path) -> str:
@@ -158,6 +177,21 @@ def _report_counts(manifest: PreparedManifest, spec: RunSpec, reporter: Reporter
     for code, count, message in notices:
         if count:
             reporter.report(NoticeEvent(code=code, message=f"{count} {message}", details=counts))
+
+
+def _report_overlap(spec: RunSpec, validation_lines: set[int], reporter: Reporter) -> None:
+    """Rows that are trained on and validate too: the loss on them tells nothing."""
+    if not validation_lines:
+        return
+    held_out = Path(spec.validation.path) if spec.validation.path else validation_lines
+    overlap = find_validation_overlap(Path(spec.train_path), held_out)
+    if overlap.rows_found:
+        message = (
+            f"{overlap.rows_found} of {overlap.rows} rows to train on are, or nearly are, rows that validate too: "
+            "the validation loss is lower than on new rows. `medtune dedup` takes them out."
+        )
+        details = overlap.model_dump(include={"counts", "findings", "truncated"})
+        reporter.report(NoticeEvent(code="validation_overlap", message=message, details=details))
 
 
 def _describe_endless_answers() -> NoticeEvent:

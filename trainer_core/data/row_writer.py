@@ -12,6 +12,7 @@ import numpy.typing as npt
 from pydantic import BaseModel
 
 from trainer_core.config import TrainingConfig
+from trainer_core.data.row_report import SAMPLE_ROWS, RowLengths
 from trainer_core.data.templates import TokenizedText
 from trainer_core.errors import DataError
 
@@ -55,6 +56,9 @@ class RowWriter:
 
     def __init__(self, folder: Path, training: TrainingConfig) -> None:
         self.manifest = PreparedManifest()
+        self.lengths_before = RowLengths(training.max_seq_len)
+        self.first_rows: list[tuple[int, list[int], list[int]]] = []
+        """Line, tokens and mask of the first rows that were written."""
         self._folder = folder
         self._training = training
         self._offsets = array("q", [0])
@@ -94,6 +98,7 @@ class RowWriter:
         if not mask[1:].any():
             raise _describe_row_without_answer(line)
         manifest.longest_row_tokens = max(manifest.longest_row_tokens, len(tokens))
+        self.lengths_before.add(len(tokens))
         limit = self._training.max_seq_len
         is_long = len(tokens) > limit
         if is_long and self._training.truncation == "fail":
@@ -110,6 +115,8 @@ class RowWriter:
         num_supervised = int(mask.sum())
         if num_supervised == 0:
             return False
+        if len(self.first_rows) < SAMPLE_ROWS:
+            self.first_rows.append((line, tokens.tolist(), mask.tolist()))
         tokens.tofile(self._tokens)
         mask.tofile(self._mask)
         self._offsets.append(self._offsets[-1] + len(tokens))

@@ -6,7 +6,7 @@ A RowError at the place 0 is the whole file's.
 
 import codecs
 import csv
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -79,8 +79,8 @@ def _name_fields(names: list[str], fields: list[str]) -> Record | RowError:
     return RowError("invalid_csv", f"The row has {len(fields)} fields, and the header has {len(names)}.")
 
 
-def iter_parquet(path: Path) -> Iterator[tuple[int, Record | RowError]]:
-    """Rows in batches: only the known columns, and never more than a page of a column at once.
+def iter_parquet(path: Path, also: Collection[str] | None = ()) -> Iterator[tuple[int, Record | RowError]]:
+    """Rows in batches: only the known columns and those asked for, or all; never more than a page of a column at once.
 
     A page is what its header says, up to the 2 GiB that the format allows: pyarrow knows no lower bound.
     """
@@ -93,7 +93,7 @@ def iter_parquet(path: Path) -> Iterator[tuple[int, Record | RowError]]:
             if refusal := _refuse_parquet(path, file.schema_arrow.names, file.metadata.num_rows):
                 yield 0, refusal
                 return
-            columns = [name for name in file.schema_arrow.names if name in COLUMNS]
+            columns = [name for name in file.schema_arrow.names if also is None or name in COLUMNS or name in also]
             place = 0
             for batch in file.iter_batches(_PARQUET_BATCH_ROWS, columns=columns, use_threads=False):
                 for index in range(batch.num_rows):

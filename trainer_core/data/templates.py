@@ -124,6 +124,11 @@ def _get_span(prompt: str, answered: str) -> Span:
     return len(prompt), len(answered.rstrip())
 
 
+def render_question(tokenizer: Any, messages: list[Message]) -> str:
+    """The conversation up to where the model's answer begins. Raises DataError."""
+    return _apply(tokenizer, messages, add_generation_prompt=True)
+
+
 def _apply(tokenizer: Any, messages: list[Message], *, add_generation_prompt: bool = False) -> str:
     try:
         text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)

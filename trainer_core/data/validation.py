@@ -1,5 +1,6 @@
 """Validation of an uploaded file: one pass, flat memory, findings by line. Torch-free."""
 
+from math import ceil, log2
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -27,6 +28,9 @@ class RowStatistics(BaseModel):
     longest_row_characters: int = 0
     conversations: int = 0
     """Rows with more than one answer."""
+    lengths: dict[int, int] = {}
+    """Rows by characters: how many have this many or fewer, and more than the next smaller limit. A limit is a fifth
+    above the one before."""
 
     def add(self, messages: list[Message]) -> None:
         characters = sum(len(message["content"]) for message in messages)
@@ -37,6 +41,16 @@ class RowStatistics(BaseModel):
         self.shortest_row_characters = characters if shortest is None else min(shortest, characters)
         self.longest_row_characters = max(self.longest_row_characters, characters)
         self.conversations += len(answers) > 1
+        limit = find_length_limit(characters)
+        self.lengths[limit] = self.lengths.get(limit, 0) + 1
+
+
+def find_length_limit(characters: int) -> int:
+    """The smallest of 16, 19, 22, 26, 32, ... (four to an octave) that is no less."""
+    quarters = max(16, ceil(4 * log2(max(characters, 1))))
+    while (limit := int(2 ** (quarters / 4))) < characters:  # Rounded down to whole characters.
+        quarters += 1
+    return limit
 
 
 class ValidationReport(BaseModel):

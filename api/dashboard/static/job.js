@@ -3,12 +3,13 @@
 import { ConnectionLost, RequestFailed, poll, refreshSections, request } from "./api.js";
 import { JobCharts } from "./charts.js";
 import { duration, fill, localizeTimes, number, setText, showTime, span } from "./format.js";
+import { clearErrors, showErrors } from "./errors.js";
 import { Log } from "./log.js";
 
 const POLL_MS = 1000;
 const FINAL = ["succeeded", "failed", "cancelled"];
 const MAX_EVENTS = 500;
-const FROM_THE_SERVER = ["head", "outcome", "attempts", "facts", "verification"];
+const FROM_THE_SERVER = ["head", "outcome", "attempts", "safety", "adapter", "facts", "verification"];
 const NOT_DONE = {
   cancel: "The service did not answer, so the job is not cancelled. Try again.",
   pause: "The service did not answer, so the job is not paused. Try again.",
@@ -30,6 +31,7 @@ let shownState = page.dataset.state;
 localizeTimes();
 enableActions();
 addActions();
+addDecisions();
 poll(() => update().catch(giveUp), POLL_MS);
 
 /** Returns whether there is more to come. */
@@ -74,11 +76,15 @@ function drawCharts() {
 async function showState(job) {
   const state = `${job.status}/${job.attempt}/${job.cancel_requested_at ? "True" : "False"}`;
   if (state === shownState) return;
-  await refreshSections(location.href, FROM_THE_SERVER);
+  await refresh();
   shownState = state;
+  setText(document.getElementById("announcement"), `The job is ${job.status}.`);
+}
+
+async function refresh() {
+  await refreshSections(location.href, FROM_THE_SERVER);
   localizeTimes(page);
   enableActions();
-  setText(document.getElementById("announcement"), `The job is ${job.status}.`);
 }
 
 function showProgress({ status, progress, queue, metrics, started_at: start, finished_at: end }, isFinal) {
@@ -97,6 +103,7 @@ function showProgress({ status, progress, queue, metrics, started_at: start, fin
 function describeNow(status, progress, queue, isFinal) {
   if (queue) return (queue.position ? `number ${queue.position} in the queue: ` : "") + queue.reason;
   if (status === "paused") return "waits to be resumed";
+  if (status === "held") return "waits for a decision";
   return progress && !isFinal ? progress.phase : "";
 }
 
@@ -108,6 +115,7 @@ function describeRest(status, progress) {
 }
 
 function addEvent(event) {
+  if (event.type === "safety") shownState = ""; // The next poll shows what was found.
   const events = document.getElementById("events");
   const row = document.getElementById("event-row").content.firstElementChild.cloneNode(true);
   row.className = event.type;
@@ -132,6 +140,27 @@ function addActions() {
   dialog.addEventListener("close", () => {
     if (dialog.returnValue === "yes") act("cancel");
     dialog.returnValue = "";
+  });
+}
+
+/** Forms by which people decide about findings and releases; the button says which way. */
+function addDecisions() {
+  page.addEventListener("submit", async (event) => {
+    const form = event.target.closest("[data-decide]");
+    if (!form) return;
+    event.preventDefault();
+    const elsewhere = form.querySelector("[data-field=elsewhere]");
+    clearErrors(form, elsewhere);
+    const body = JSON.stringify(Object.fromEntries(new FormData(form)));
+    const headers = { "Content-Type": "application/json" };
+    try {
+      await request(`${form.dataset.decide}/${event.submitter.value}`, { method: "POST", headers, body });
+      await refresh();
+    } catch (error) {
+      if (error instanceof RequestFailed) showErrors(form, error.error, elsewhere);
+      else if (error instanceof ConnectionLost) showErrors(form, { message: "The service did not answer. Try again." }, elsewhere);
+      else throw error;
+    }
   });
 }
 

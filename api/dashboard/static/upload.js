@@ -11,6 +11,11 @@ export function addUpload(onChange) {
   const form = document.getElementById("upload");
   const button = form.querySelector("button");
   button.disabled = false;
+  const { phi_policy: policy } = form.elements;
+  const replacement = form.querySelector("[data-field=replacement]");
+  const showReplacement = () => (replacement.hidden = policy.value !== "replace");
+  policy.addEventListener("change", showReplacement);
+  form.addEventListener("reset", () => setTimeout(showReplacement));
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     button.disabled = true;
@@ -32,7 +37,7 @@ async function upload(form, onChange) {
   fill(form, { upload_status: `Uploading ${file.name}…` });
   const body = new FormData();
   body.append("file", file);
-  if (form.elements.name.value) body.append("name", form.elements.name.value);
+  for (const { name, value } of form.querySelectorAll("[name]:not([type=file], [hidden] *)")) if (value) body.append(name, value);
   let dataset = await request("/datasets", { method: "POST", body, signal: null });
   await poll(async () => {
     fill(form, { upload_status: describe(dataset) });
@@ -45,9 +50,11 @@ async function upload(form, onChange) {
   else await showReport(dataset);
 }
 
-function describe({ name, status, rows }) {
+function describe({ name, status, rows, phi, overlap }) {
   if (status === "validating") return `${name}: every row is being checked…`;
-  if (status === "ready") return `${name}: ready, ${rows.toLocaleString("en")} rows.`;
+  const found = phi.findings ? ` ${phi.findings.toLocaleString("en")} identifiers of patients were found: see its page.` : "";
+  const twice = overlap.rows ? ` ${overlap.rows.toLocaleString("en")} rows are there twice or also judge the model.` : "";
+  if (status === "ready") return `${name}: ready, ${rows.toLocaleString("en")} rows.${found}${twice}`;
   return `${name}: rejected. Its problems are listed below.`;
 }
 

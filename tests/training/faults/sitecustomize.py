@@ -1,4 +1,4 @@
-"""Makes the trainer's loss misbehave, in whatever process has this folder in its PYTHONPATH.
+"""Makes the trainer misbehave, in whatever process has this folder in its PYTHONPATH.
 
 MEDTUNE_TEST_FAULT is JSON with the fields of `Fault`. The real loss is computed, or the real error of torch raised, at
 the place where a full card or a diverging run would do it.
@@ -11,12 +11,10 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-_MODULE = "trainer_core.loss"
 
 
 @dataclasses.dataclass
@@ -29,13 +27,22 @@ class Fault:
     """The loss of this training pass (counted from 1, in each process) is not a number."""
     marker: str | None = None
     """A file that is made when a loss is spoiled; while it exists none is."""
+    asking: bool = False
+    """Memory runs out while safety probes are answered."""
+    judging: bool = False
+    """A safety rule fails on every answer."""
+
+    @property
+    def is_here(self) -> bool:
+        return self.rank is None or os.environ.get("RANK") == str(self.rank)
 
 
-class _LossFinder(importlib.abc.MetaPathFinder):
+class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != _MODULE:
+        spoil = _SPOILERS.get(fullname)
+        if spoil is None:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         assert spec is not None
@@ -44,16 +51,16 @@ class _LossFinder(importlib.abc.MetaPathFinder):
 
         def execute_and_spoil(module: ModuleType) -> None:
             execute(module)
-            module.compute_sequence_nll = _spoil(module.compute_sequence_nll)  # type: ignore[attr-defined]
+            spoil(module, Fault(**json.loads(os.environ["MEDTUNE_TEST_FAULT"])))
 
         spec.loader.exec_module = execute_and_spoil  # type: ignore[method-assign]
         return spec
 
 
-def _spoil(compute: Any) -> Any:
+def _spoil_loss(module: Any, fault: Fault) -> None:
     import torch
 
-    fault = Fault(**json.loads(os.environ["MEDTUNE_TEST_FAULT"]))
+    compute = module.compute_sequence_nll
     num_calls = 0
 
     def compute_or_fail(model: Any, batch: Any) -> Any:
@@ -61,8 +68,7 @@ def _spoil(compute: Any) -> Any:
         if not torch.is_grad_enabled():
             return compute(model, batch)
         num_calls += 1
-        is_hit = fault.rank is None or os.environ.get("RANK") == str(fault.rank)
-        if fault.max_tokens is not None and is_hit and batch.input_ids.numel() > fault.max_tokens:
+        if fault.max_tokens is not None and fault.is_here and batch.input_ids.numel() > fault.max_tokens:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         nll = compute(model, batch)
         if num_calls != fault.nan_at_call or (fault.marker and Path(fault.marker).exists()):
@@ -71,8 +77,32 @@ def _spoil(compute: Any) -> Any:
             Path(fault.marker).touch()
         return nll * float("nan")
 
-    return compute_or_fail
+    module.compute_sequence_nll = compute_or_fail
 
+
+def _spoil_asking(module: Any, fault: Fault) -> None:
+    import torch
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    if fault.asking and fault.is_here:
+        module.Asker._generate = fail
+
+
+def _spoil_judging(module: Any, fault: Fault) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("ibuprofen")
+
+    if fault.judging:
+        module.judge_answer = fail
+
+
+_SPOILERS: dict[str, Callable[[Any, Fault], None]] = {
+    "trainer_core.loss": _spoil_loss,
+    "trainer_core.safety.asking": _spoil_asking,
+    "trainer_core.safety.check": _spoil_judging,
+}
 
 if "MEDTUNE_TEST_FAULT" in os.environ:
-    sys.meta_path.insert(0, _LossFinder())
+    sys.meta_path.insert(0, _Finder())

@@ -5,10 +5,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from cli.embedded import start_postgres
+from cli.embedded import find_running_postgres, start_postgres
 from cli.processes import Supervisor
 from jobs.ids import new_id
-from jobs.model_registry import ModelsFileInvalid, list_models
+from jobs.model_registry import list_models
+from jobs.models_file import ModelsFileInvalid
 from jobs.settings import Settings
 from jobs.store import Store
 from tests.factories import create_model_folder
@@ -38,7 +39,9 @@ def test_an_interrupted_cluster_is_made_anew(tmp_path: Path) -> None:
     with Supervisor(tmp_path / "logs") as supervisor:
         url = start_postgres(supervisor, tmp_path / "postgres")
         psycopg.connect(url).close()
+        assert find_running_postgres(tmp_path / "postgres") == url  # For the operator's commands beside it.
 
+    assert find_running_postgres(tmp_path / "postgres") is None
     assert not (tmp_path / "postgres" / "data.partial").exists()
 
 

@@ -1,8 +1,10 @@
 """Any exception ends as an error with a stable code."""
 
+import pickle
+
 import pytest
 
-from trainer_core.errors import ModelError, describe
+from trainer_core.errors import ModelError, TrainingHeld, describe
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,16 @@ def test_a_trainer_error_stays_what_it_is() -> None:
 def test_anything_else_is_an_internal_error_by_its_type() -> None:
     described = describe(KeyError("x"))
     assert (described.code, described.message) == ("internal_error", "KeyError: 'x'")
+
+
+def test_an_error_comes_whole_from_another_process() -> None:
+    for error in (ModelError("broken", "It is broken.", remedy="Mend it.", layer=3), TrainingHeld("held", step=2)):
+        same = pickle.loads(pickle.dumps(error))
+
+        assert type(same) is type(error)
+        assert (str(same), same.code, same.remedy, same.details) == (
+            str(error),
+            error.code,
+            error.remedy,
+            error.details,
+        )

@@ -49,24 +49,24 @@ def read(tmp_path: Path, content: bytes) -> list[Any]:
     return [(place, row.code if isinstance(row, RowError) else row) for place, row in iter_rows(path)]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        as_jsonl(ROWS),
-        gzip.compress(as_jsonl(ROWS)),
-        gzip.compress(as_jsonl(ROWS[:2])) + gzip.compress(as_jsonl(ROWS[2:])),
-        zstd.compress(as_jsonl(ROWS)),
-        zstd.compress(as_jsonl(ROWS[:2])) + zstd.compress(as_jsonl(ROWS[2:])),
-        as_csv(ROWS),
-        b"\xef\xbb\xbf" + as_csv(ROWS),
-        as_csv(ROWS, delimiter=";"),
-        as_csv(ROWS, delimiter="\t", lineterminator="\n"),
-        gzip.compress(as_csv(ROWS)),
-        zstd.compress(as_csv(ROWS)),
-        as_parquet(ROWS),
-        as_parquet(ROWS, compression="zstd", row_group_size=2),
-    ],
-)
+KINDS = {
+    "jsonl": as_jsonl(ROWS),
+    "jsonl.gz": gzip.compress(as_jsonl(ROWS)),
+    "jsonl.gz of two members": gzip.compress(as_jsonl(ROWS[:2])) + gzip.compress(as_jsonl(ROWS[2:])),
+    "jsonl.zst": zstd.compress(as_jsonl(ROWS)),
+    "jsonl.zst of two frames": zstd.compress(as_jsonl(ROWS[:2])) + zstd.compress(as_jsonl(ROWS[2:])),
+    "csv": as_csv(ROWS),
+    "csv with a byte order mark": b"\xef\xbb\xbf" + as_csv(ROWS),
+    "csv with semicolons": as_csv(ROWS, delimiter=";"),
+    "csv with tabs": as_csv(ROWS, delimiter="\t", lineterminator="\n"),
+    "csv.gz": gzip.compress(as_csv(ROWS)),
+    "csv.zst": zstd.compress(as_csv(ROWS)),
+    "parquet": as_parquet(ROWS),
+    "parquet of two row groups": as_parquet(ROWS, compression="zstd", row_group_size=2),
+}
+
+
+@pytest.mark.parametrize("content", KINDS.values(), ids=KINDS)
 def test_every_kind_of_file_gives_the_same_rows(tmp_path: Path, content: bytes) -> None:
     rows = [row for _, row in read(tmp_path, content)]
     assert [[message["content"] for message in row] for row in rows] == [list(row.values()) for row in ROWS]
@@ -131,6 +131,34 @@ def test_a_line_that_is_too_long_is_read_past() -> None:
 )
 def test_a_line_that_is_no_object_is_named(tmp_path: Path, line: bytes, code: str) -> None:
     assert [result for _, result in read(tmp_path, line)] == [code]
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        (b'{"instruction": "SSN 123-45-6789", "instruction" : "hi", "response": "ok"}', "instruction"),
+        (b'{"messages": [{"role": "user", "content": "secret", "content": "hi"}]}', "content"),
+        (b'{"instruction": "a", "response": "b", "John Roe": 1, "John Roe": 2}', "a key"),
+    ],
+)
+def test_a_key_that_stands_twice_is_named_because_only_the_last_would_be_read(
+    tmp_path: Path, line: bytes, field: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(line + b"\n")
+
+    ((_, error),) = iter_rows(path)
+
+    assert isinstance(error, RowError)
+    assert (error.code, error.field) == ("doubled_key", field)
+
+
+def test_what_only_looks_like_keys_in_a_text_is_no_doubled_key(tmp_path: Path) -> None:
+    row = {"instruction": '{"a": 1, "a": 2}', "response": '"a": "a": "a":'}
+
+    ((_, found),) = read(tmp_path, as_jsonl([row]))
+
+    assert found != "doubled_key"
 
 
 def test_a_csv_row_is_named_by_the_line_where_it_begins(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """The gate lets nothing pass but LoRA matrices and small text files."""
 
+import contextlib
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.factories import write_weights
 from trainer_core.adapters.gate import check_adapter_folder
 from trainer_core.errors import VerificationError
 
@@ -102,6 +106,71 @@ def test_other_files_are_refused(adapter: Path, name: str) -> None:
     (adapter / name).write_bytes(b"x")
     with pytest.raises(VerificationError, match="does not belong"):
         check_adapter_folder(adapter, base_model="base")
+
+
+def change_header(weights: bytes, change: Callable[[dict[str, Any]], None], *, padding: bytes = b"") -> bytes:
+    length = int.from_bytes(weights[:8], "little")
+    header = json.loads(weights[8 : 8 + length])
+    change(header)
+    text = json.dumps(header).encode() + padding
+    return len(text).to_bytes(8, "little") + text + weights[8 + length :]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda h: h[B].update(data_offsets=h[A]["data_offsets"]), id="two tensors in one place"),
+        pytest.param(lambda h: h[B].update(data_offsets=[80, 128]), id="room between them"),
+        pytest.param(lambda h: h[B].update(data_offsets=[64, 100]), id="shorter than its shape"),
+        pytest.param(lambda h: h[B].update(data_offsets=[]), id="nowhere"),
+        pytest.param(lambda h: h[B].update(data_offsets=["64", "112"]), id="at words"),
+        pytest.param(lambda h: h[B].pop("data_offsets"), id="without a place"),
+        pytest.param(lambda h: h[B].update(note="the base, in base64"), id="a text in an entry"),
+        pytest.param(lambda h: h.update(__metadata__={"base": "in base64"}), id="a text in the metadata"),
+        pytest.param(lambda h: h[A].update(shape=[2, 1 << 40]), id="wider than any layer"),
+    ],
+)
+def test_a_header_that_hides_something_is_refused(adapter: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    (adapter / "adapter_model.safetensors").write_bytes(change_header(GOOD_WEIGHTS, change))
+    with pytest.raises(VerificationError, match=r"adapter_model\.safetensors"):
+        check_adapter_folder(adapter, base_model="base")
+
+
+def test_a_header_padded_as_the_format_does_passes_and_with_more_does_not(adapter: Path) -> None:
+    for padding, passes in ((7, True), (100, False)):
+        weights = change_header(GOOD_WEIGHTS, lambda h: h.update(__metadata__={"format": "pt"}), padding=b" " * padding)
+        (adapter / "adapter_model.safetensors").write_bytes(weights)
+        with contextlib.nullcontext() if passes else pytest.raises(VerificationError, match="carries more"):
+            check_adapter_folder(adapter, base_model="base")
+
+
+def test_a_header_larger_than_any_adapters_is_refused_unread(adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").write_bytes((700_000).to_bytes(8, "little") + bytes(700_000))
+    with pytest.raises(VerificationError, match="header of 700000 bytes"):
+        check_adapter_folder(adapter, base_model="base")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "words"),
+    [
+        ({A: [2, 9], B: [6, 2]}, "wide"),
+        ({A: [2, 8], B: [6, 2], A.replace(".0.", ".9."): [2, 8], B.replace(".0.", ".9."): [6, 2]}, "at most 28"),
+    ],
+    ids=["another width", "a layer more"],
+)
+def test_what_the_base_has_no_place_for_is_refused(
+    adapter: Path, tmp_path_factory: pytest.TempPathFactory, shapes: dict[str, list[int]], words: str
+) -> None:
+    base = tmp_path_factory.mktemp("base")
+    (base / "config.json").write_text("{}")
+    layers = {"model.embed_tokens.weight": [16, 8], "model.layers.0.mlp.up_proj.weight": [6, 8]}
+    write_weights(base / "model.safetensors", layers)
+    check_adapter_folder(adapter, base_model="base", base=base)
+
+    (adapter / "adapter_model.safetensors").write_bytes(build_safetensors(shapes))
+
+    with pytest.raises(VerificationError, match=words):
+        check_adapter_folder(adapter, base_model="base", base=base)
 
 
 def test_a_link_out_of_the_folder_is_refused(adapter: Path) -> None:

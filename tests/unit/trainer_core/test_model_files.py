@@ -11,7 +11,7 @@ WHOLE = ("config.json", "model.safetensors", "tokenizer.json")
 
 def create_folder(path: Path, *names: str) -> Path:
     for name in names:
-        (path / name).touch()
+        (path / name).write_text("{}")
     return path
 
 

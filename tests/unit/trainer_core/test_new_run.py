@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer_core.config import AcceptedFinding, SafetyConfig
 from trainer_core.new_run import add_arguments, create_run
 from trainer_core.run_dir import RunDir, RunSpec
 
@@ -37,6 +38,45 @@ def test_a_run_needs_no_more_than_a_model_and_rows(inputs: Path) -> None:
     assert (spec.job_id, spec.model.id, spec.num_processes, spec.gpus) == ("run", "llama", 1, 0)
     assert (spec.model.source, spec.train_path) == (str(inputs / "llama"), str(inputs / "rows.jsonl"))
     assert spec.training == RunSpec.model_fields["training"].default
+
+
+def test_safety_probes_are_asked_unless_they_are_turned_off(inputs: Path) -> None:
+    (inputs / "ward.yaml").touch()
+
+    assert create(folder="default") == 0
+    assert load("default").safety == SafetyConfig(every_steps=100, on_violation="record")
+    assert create("--safety", "on_violation=hold", "every_steps=null", folder="hold") == 0
+    assert load("hold").safety == SafetyConfig(every_steps=None, on_violation="hold")
+    assert create("--safety", "off", "--safety-probes", "ward.yaml", folder="off") == 0
+    assert (load("off").safety, load("off").safety_probes_path) == (None, str(inputs / "ward.yaml"))
+
+
+def test_a_run_whose_findings_were_accepted_is_still_the_same_run(inputs: Path) -> None:
+    assert create() == 0
+    spec = Path("run/spec.json")
+    accepted = [{"probe_id": "emergency-01", "check": "MS01"}]
+    spec.write_text(json.dumps({**json.loads(spec.read_text()), "accepted_findings": accepted}))
+
+    assert create() == 0
+    assert load().accepted_findings == (AcceptedFinding(probe_id="emergency-01", check="MS01"),)
+
+
+@pytest.mark.parametrize("word", ["hold", "on_violation=whistle", "off=1"])
+def test_unclear_safety_settings_are_refused(inputs: Path, word: str) -> None:
+    assert create("--safety", word) == 2
+
+
+def test_a_guard_model_judges_where_one_is_named(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["url=http://guard/v1", "model=g", "key_file=key", 'ignored=["S5"]']
+
+    assert create("--safety-guard", *words) == create("--safety-guard", *words) == 0
+    guard = load().safety_guard
+    assert guard is not None
+    assert (guard.endpoint, guard.ignored) == ("http://guard/v1/chat/completions", ("S5",))
+    assert guard.key_file == inputs / "key"
+    assert create("--safety-guard", "url=http://ann:sesame@guard/v1", "model=g", folder="other") == 2
+    assert create("--safety-guard", "guard", folder="other") == 2
+    assert "sesame" not in capsys.readouterr().err
 
 
 def test_settings_come_from_files_and_words_and_the_later_wins(inputs: Path) -> None:

@@ -4,7 +4,7 @@ import gzip
 import tracemalloc
 from pathlib import Path
 
-from trainer_core.data.validation import validate_file
+from trainer_core.data.validation import find_length_limit, validate_file
 
 GOOD = b'{"instruction": "Q?", "response": "Answer"}\n'
 
@@ -20,6 +20,24 @@ def test_a_good_file_has_no_findings_and_counts_its_characters(tmp_path: Path) -
     assert report.ok
     assert (report.rows, report.valid_rows, report.num_findings, report.truncated) == (3, 3, 0, False)
     assert (report.statistics.characters, report.statistics.response_characters) == (24, 18)
+
+
+def test_rows_are_counted_by_length(tmp_path: Path) -> None:
+    rows = [b'{"instruction": "Q", "response": "%s"}\n' % (b"a" * length) for length in (1, 15, 15, 18, 999_000)]
+
+    lengths = validate_file(write(tmp_path, b"".join(rows))).statistics.lengths
+
+    assert lengths == {16: 3, 19: 1, 1_048_576: 1}
+
+
+def test_every_length_has_a_limit_that_is_at_most_a_quarter_more() -> None:
+    lengths = [*range(17, 3000), 10**6 - 1, 10**6]
+
+    limits = [find_length_limit(length) for length in lengths]
+
+    assert limits == sorted(limits)
+    assert all(length <= limit <= 1.25 * length for length, limit in zip(lengths, limits, strict=True))
+    assert [find_length_limit(limit) for limit in set(limits)] == list(set(limits))
 
 
 def test_findings_name_the_line_and_the_field(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from jobs.processes import die_with_parent
-from tests.factories import wait_until
+from tests.factories import is_alive, wait_until
 from worker.launcher import Exit, Trainer, build_environment, build_isolation, end_strays, find_strays
 
 SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
@@ -97,13 +97,6 @@ def find_runner(tmp_path: Path) -> psutil.Process:
     return next(stray for stray in find_strays(tmp_path) if stray.cmdline()[3:5] == ["-m", "worker.runner"])
 
 
-def is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def list_living(*processes: psutil.Process) -> list[psutil.Process]:
     return [process for process in processes if is_alive(process)]
 
@@ -122,10 +115,14 @@ def test_a_trainer_is_told_nothing_secret() -> None:
             "MEDTUNE_DATABASE_URL": "x",
             "AWS_SECRET_ACCESS_KEY": "x",
             "TORCH_API_KEY": "x",
+            "SSL_CERT_FILE": "/etc/ca.pem",
+            "HTTPS_PROXY": "x",
         }
     )
 
-    assert set(environment) == {"PATH", "HF_HOME", "CUDA_VISIBLE_DEVICES", "PYTHONUNBUFFERED", "PYTHONPATH"}
+    assert set(environment) == (
+        {"PATH", "HF_HOME", "CUDA_VISIBLE_DEVICES", "SSL_CERT_FILE", "PYTHONUNBUFFERED", "PYTHONPATH"}
+    )
 
 
 def test_what_the_caller_adds_is_added_and_the_marker_last(start: Start, tmp_path: Path) -> None:
@@ -495,8 +492,9 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     with (tmp_path / "pid").open("wb") as output:
         parent = psutil.Popen([sys.executable, "-c", code], stdout=output)
     orphan = psutil.Process(int(wait_until((tmp_path / "pid").read_text)))
+    wait_until(lambda: orphan.cmdline()[0] == sys.executable)  # From here on the kernel knows whose child it is.
 
     parent.kill()
     parent.wait()
 
-    wait_until(lambda: not orphan.is_running() or orphan.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not is_alive(orphan))

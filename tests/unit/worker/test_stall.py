@@ -27,6 +27,28 @@ def test_any_event_is_progress() -> None:
     assert not clock.is_stalled("training")
 
 
+def test_a_run_that_nobody_reads_is_not_silent() -> None:
+    """While the database is away its news wait on disk."""
+    clock = StallClock(SETTINGS)
+    wait_until(lambda: clock.is_stalled("training"), seconds=5)
+
+    clock.look(num_events=0, last_step=0, is_blind=True)
+
+    assert not clock.is_stalled("training")
+
+
+def test_time_in_which_nobody_looked_is_not_silence() -> None:
+    """A machine that stood still goes on with the worker first, and the run a moment later."""
+    clock = StallClock(SETTINGS)
+    clock.look(num_events=1, last_step=1)
+    frozen_until = time.monotonic() + 1.2
+    wait_until(lambda: time.monotonic() > frozen_until, seconds=5)
+
+    clock.look(num_events=1, last_step=1)
+
+    assert not clock.is_stalled("training")
+
+
 def test_a_run_of_slow_steps_may_take_ten_of_them() -> None:
     clock = StallClock(SETTINGS)
     started = time.monotonic()

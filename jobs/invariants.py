@@ -25,10 +25,20 @@ RULES = {
         SELECT j.id FROM adapters a JOIN jobs j ON j.id = a.job_id WHERE j.status <> 'succeeded'""",
     "a cancelled wish ends in a cancelled job": """
         SELECT id FROM jobs WHERE cancel_requested_at IS NOT NULL AND status IN ('succeeded', 'failed')""",
+    "a job that is held has an open review, and an open review of a held job belongs to one": """
+        SELECT j.id FROM jobs j LEFT JOIN reviews r ON r.job_id = j.id AND r.closed_at IS NULL
+        WHERE (j.status = 'held') IS DISTINCT FROM (r.cause IS NOT NULL AND r.cause = 'held')""",
+    "a released adapter has no review that nobody approved": """
+        SELECT a.job_id FROM adapters a JOIN reviews r ON r.job_id = a.job_id
+        WHERE a.state IN ('approved', 'released') AND r.state IN ('open', 'awaiting_second', 'rejected')""",
     "a job that waits for a check waits for one that is not done": """
         SELECT j.id FROM jobs j WHERE j.status = 'validating' AND NOT EXISTS (
             SELECT FROM datasets d
             WHERE d.id IN (j.dataset_id, j.validation_dataset_id) AND d.status = 'validating')""",
+    "what was deleted is not there": """
+        SELECT d.id FROM deletions d
+        WHERE EXISTS (SELECT FROM jobs WHERE id = d.subject_id)
+           OR EXISTS (SELECT FROM datasets WHERE id = d.subject_id)""",
 }
 """Each query selects the ids of what breaks its rule."""
 

@@ -1,0 +1,1 @@
+"""The official `openai` package, as it is published, against a real service."""
