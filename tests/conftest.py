@@ -101,6 +101,7 @@ def service(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def run_service(servers: Servers, home: Path, **changes: Any) -> Iterator[Service]:
     """`changes`: settings."""
     create_model_folder(home / "models" / "tiny")
+    create_model_folder(home / "models" / "tiny-llama")  # What the README and docs/cli.md call the model.
     settings = Settings(
         home=home,
         port=find_free_port("127.0.0.1"),

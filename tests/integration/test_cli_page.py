@@ -12,7 +12,7 @@ import pytest
 
 from cli.client import Client
 from cli.serve import Service
-from tests.factories import create_model_folder, submit_script, wait_for_status
+from tests.factories import submit_script, wait_for_status
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
@@ -22,11 +22,7 @@ SECONDS = 300
 
 @pytest.fixture
 def environment(service: Service, tmp_path: Path) -> dict[str, str]:
-    """A folder with the examples, a model, and `medtune` on the path."""
-    assert service.settings.models_dir is not None
-    model = service.settings.models_dir / "tiny-llama"
-    if not model.exists():
-        create_model_folder(model)
+    """A folder with the examples, and `medtune` on the path."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     return {
         **os.environ,

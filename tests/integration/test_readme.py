@@ -6,14 +6,11 @@ import subprocess
 from pathlib import Path
 
 from cli.serve import Service
-from tests.factories import create_model_folder
 
 ROOT = Path(__file__).parent.parent.parent
 
 
 def test_the_walk_through_works(service: Service, tmp_path: Path) -> None:
-    assert service.settings.models_dir is not None
-    create_model_folder(service.settings.models_dir / "tiny-llama")
     blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     [script] = [block for block in blocks if "export URL" in block]
     export, rest = script.split("\n", 1)
