@@ -155,9 +155,9 @@ def find_problems(model: ModelEntry) -> list[ModelProblem]:
     folder = Path(model.source)
     if not folder.is_absolute():
         return []
-    if problems := check_model_folder(folder):
-        return problems
     try:
+        if problems := check_model_folder(folder):
+            return problems
         check_tokenizer(load_model_facts(folder))
         is_changed = model.digest is not None and compute_digest(folder) != model.digest
     except ModelError as error:

@@ -13,7 +13,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 class ConfigModel(BaseModel):
     """Refuses unknown fields by name; field docstrings become the OpenAPI descriptions."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, frozen=True)
 
 
 class LoraConfig(ConfigModel):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from trainer_core.errors import ModelError
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
-_PICKLE_WEIGHTS = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_PICKLE_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt")
 _SHARD_INDEX = "model.safetensors.index.json"
 _NAME_WEIGHTS = (_SHARD_INDEX, "config.json")
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
@@ -29,7 +30,8 @@ class ModelProblem:
 def check_model_folder(path: Path) -> list[ModelProblem]:
     """Every reason why the folder is no usable base model; an empty list when there is none."""
     problems = []
-    if not (path / "config.json").is_file():
+    names = _list_file_names(path)
+    if "config.json" not in names:
         problems.append(
             ModelProblem(
                 "model_config_missing",
@@ -37,9 +39,9 @@ def check_model_folder(path: Path) -> list[ModelProblem]:
                 "Name the folder that holds the model itself: config.json, *.safetensors and the tokenizer.",
             )
         )
-    if not any(path.glob("*.safetensors")):
-        problems.append(_describe_missing_weights(path))
-    if not any((path / name).is_file() for name in _TOKENIZER_FILES):
+    if not any(name.endswith(".safetensors") for name in names):
+        problems.append(_describe_missing_weights(names))
+    if names.isdisjoint(_TOKENIZER_FILES):
         problems.append(
             ModelProblem(
                 "model_tokenizer_missing",
@@ -47,30 +49,38 @@ def check_model_folder(path: Path) -> list[ModelProblem]:
                 "Copy tokenizer.json and tokenizer_config.json of the model into the folder.",
             )
         )
-    problems.extend(_find_foreign_weights(path))
+    problems.extend(_find_foreign_weights(path, names))
     return problems
 
 
-def _find_foreign_weights(path: Path) -> Iterator[ModelProblem]:
+def _list_file_names(path: Path) -> set[str]:
+    try:
+        with os.scandir(path) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+
+
+def _find_foreign_weights(path: Path, names: set[str]) -> Iterator[ModelProblem]:
     """Where transformers would load more than the folder's own safetensors files.
 
     `use_safetensors` decides which file it looks for first. What that file's index, config.json or an adapter in the
     same folder name, it loads as well: files of other folders, and pickles.
     """
-    if (path / "adapter_config.json").exists():
+    if "adapter_config.json" in names:
         yield ModelProblem(
             "model_holds_adapter",
             "The folder holds an adapter beside the model, and would be loaded with it.",
             "Merge the adapter into the model, or take its files out of the folder.",
         )
     try:
-        index, config = (load_json_object(path / name) if (path / name).is_file() else {} for name in _NAME_WEIGHTS)
+        index, config = (load_json_object(path / name) if name in names else {} for name in _NAME_WEIGHTS)
     except ModelError as error:
         yield ModelProblem(error.code, error.message, error.remedy or "")
         return
     shards = index.get("weight_map", {})
-    names = map(str, shards.values() if isinstance(shards, dict) else [shards])
-    foreign = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
+    shard_names = map(str, shards.values() if isinstance(shards, dict) else [shards])
+    foreign = [name for name in shard_names if Path(name).name != name or not name.endswith(".safetensors")]
     foreign += _find_values(config, "transformers_weights")
     if foreign:
         yield ModelProblem(
@@ -89,8 +99,8 @@ def _find_values(config: dict[str, Any], name: str) -> Iterator[str]:
             yield from _find_values(value, name)
 
 
-def _describe_missing_weights(path: Path) -> ModelProblem:
-    if any(next(path.glob(pattern), None) for pattern in _PICKLE_WEIGHTS):
+def _describe_missing_weights(names: set[str]) -> ModelProblem:
+    if any(name.endswith(_PICKLE_WEIGHTS) for name in names):
         return ModelProblem(
             "model_weights_pickle",
             "The folder has its weights only as pickles, which run code when they are loaded.",

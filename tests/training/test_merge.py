@@ -114,8 +114,8 @@ def take_another_base(run_dir: RunDir) -> None:
     spec = run_dir.load_spec()
     other = run_dir.path.parent / "other"
     build_demo_model(other, data=Path(spec.train_path), seed=1)
-    spec.model.source = str(other)
-    run_dir.spec.write_text(spec.model_dump_json(), encoding="utf-8")
+    model = spec.model.model_copy(update={"source": str(other)})
+    run_dir.spec.write_text(spec.model_copy(update={"model": model}).model_dump_json(), encoding="utf-8")
 
 
 def make_the_folder(run_dir: RunDir) -> None:

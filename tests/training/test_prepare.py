@@ -39,8 +39,8 @@ def run_prepare(run_dir: RunDir) -> PreparedManifest:
 
 def use_template(run_dir: RunDir, template: str) -> None:
     spec = run_dir.load_spec()
-    spec.model.chat_template = template
-    run_dir.spec.write_text(spec.model_dump_json(), encoding="utf-8")
+    model = spec.model.model_copy(update={"chat_template": template})
+    run_dir.spec.write_text(spec.model_copy(update={"model": model}).model_dump_json(), encoding="utf-8")
 
 
 def list_notices(run_dir: RunDir) -> list[str]:

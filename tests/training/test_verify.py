@@ -184,8 +184,8 @@ def test_broken_tensors_are_caught(run_dir: RunDir, change: Callable[[Tensors], 
 def test_an_adapter_of_another_base_is_caught(run_dir: RunDir, other: dict[str, int], tmp_path: Path) -> None:
     build_demo_model(tmp_path / "other", data=DATA, **other)
     spec = run_dir.load_spec()
-    spec.model.source = str(tmp_path / "other")
-    run_dir.spec.write_text(spec.model_dump_json(), encoding="utf-8")
+    model = spec.model.model_copy(update={"source": str(tmp_path / "other")})
+    run_dir.spec.write_text(spec.model_copy(update={"model": model}).model_dump_json(), encoding="utf-8")
     with pytest.raises(VerificationError, match="trained_on_this_base"):
         run_verify(run_dir)
 
