@@ -32,7 +32,7 @@ def serve() -> None:
 def demo() -> None:
     """Run a real job through every part, in a temporary home. The last line is one JSON object."""
     with _exits():
-        result = run_demo(Console(stderr=True))
+        result = run_demo(Console(stderr=True, soft_wrap=True))
         typer.echo(json.dumps(result))
         if result["status"] != "succeeded":
             raise typer.Exit(1)
