@@ -2,10 +2,12 @@
 
 import unicodedata
 
-from trainer_core.data.phi.normal_form import normalise
+from trainer_core.data.phi.normal_form import LOOKALIKES, normalise
 
 _BLANK_LETTERS = frozenset("\u034f\u115f\u1160\u2800\u3164\uffa0")
 """Letters, marks and signs to Unicode, of which nothing is seen."""
+
+_TWINS = str.maketrans("i10", "llo")
 
 
 def drop_unseen(text: str) -> str:
@@ -14,9 +16,10 @@ def drop_unseen(text: str) -> str:
 
 
 def fold_name(name: str) -> str:
-    """Two names that look the same, but for case, width and blanks, are the same; letters of other alphabets that look
-    Latin are, beside Latin ones."""
-    return " ".join(drop_unseen(normalise(name).text).casefold().split())
+    """Two names that look the same are the same, whatever their case, width, blanks and signs. Letters of other
+    alphabets that look Latin are, wherever they stand; so are digits that look like letters, and `I` is `l`."""
+    letters = normalise(drop_unseen(name)).text.translate(LOOKALIKES).casefold()
+    return "".join(c for c in letters if unicodedata.category(c)[0] not in "CPSZ").translate(_TWINS)
 
 
 def _is_seen(character: str) -> bool:

@@ -23,6 +23,7 @@ from jobs.models import Dataset, Json, build_store_folder
 from jobs.settings import Settings
 from jobs.status import DatasetStatus, PhiPolicy
 from jobs.store import Store
+from trainer_core.data.formats import RowError
 from trainer_core.data.phi.ner import NerModel
 from trainer_core.data.phi.report import PhiReport, report_file
 from trainer_core.data.phi.site_patterns import SitePattern, load_site_patterns
@@ -211,7 +212,10 @@ def check_and_replace(
     if not report["ok"]:
         return report, None
     phi = report_file(replaced.rows, site_patterns, ner=ner, on_row=keep)
-    add_pair_findings(phi, dataset, raw, replaced, site_patterns, keep, ner)
+    try:
+        add_pair_findings(phi, dataset, raw, replaced, site_patterns, keep, ner)
+    except RowError as error:  # On a busier machine than a moment ago.
+        return _reject(report, Finding(line=0, code=error.code, message=error.message)), None
     return {**report, "phi": phi.model_dump(mode="json")}, replaced
 
 

@@ -6,12 +6,14 @@ A RowError at the place 0 is the whole file's.
 
 import codecs
 import csv
+from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from trainer_core.data.file_types import parse_csv_header
 from trainer_core.data.formats import COLUMNS, MAX_ROW_BYTES, RowError, has_known_columns
+from trainer_core.data.phi.fields import is_plain_key
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
@@ -48,11 +50,16 @@ class _RecordLines:
 
 
 def iter_csv(file: BinaryIO) -> Iterator[tuple[int, Record | RowError]]:
-    """Rows of a file whose first line is a header with known columns; rows of empty fields are none."""
+    """Rows of a file whose first line is a header with known columns; rows of empty fields are none.
+
+    Raises RowError for a header with a name twice.
+    """
     csv.field_size_limit(MAX_ROW_BYTES)
     header = parse_csv_header(file.readline().removeprefix(codecs.BOM_UTF8))
     assert header is not None, "the file was told to be CSV by its header"
     delimiter, names = header
+    if refusal := _refuse_doubled(names):
+        raise refusal
     lines = _RecordLines(file, num_lines=1)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
@@ -108,9 +115,20 @@ def iter_parquet(path: Path, also: Collection[str] | None = ()) -> Iterator[tupl
 def _refuse_parquet(path: Path, names: list[str], num_rows: int) -> RowError | None:
     if not has_known_columns(names):
         return RowError("unknown_format", "The Parquet file has none of the known sets of columns.")
+    if refusal := _refuse_doubled(names):
+        return refusal
     if num_rows > max(_MIN_SUSPICIOUS_ROWS, path.stat().st_size):
         return RowError("expands_too_far", f"The Parquet file says that it holds {num_rows:,} rows, more than bytes.")
     return None
+
+
+def _refuse_doubled(names: list[str]) -> RowError | None:
+    """A row is read by its columns' names: whatever stood in the first of two would be seen by no scan."""
+    doubled = [name for name, count in Counter(names).items() if count > 1]
+    if not doubled:
+        return None
+    key = doubled[0] if is_plain_key(doubled[0]) else "a column"
+    return RowError("doubled_key", "Two columns have one name: only the last of them would be read.", key)
 
 
 def _get_record(batch: "RecordBatch", index: int) -> Record | RowError:

@@ -153,6 +153,22 @@ def test_a_key_that_stands_twice_is_named_because_only_the_last_would_be_read(
     assert (error.code, error.field) == ("doubled_key", field)
 
 
+@pytest.mark.parametrize(("name", "field"), [("response", "response"), ("Ann Roe", "a column")])
+def test_a_table_with_two_columns_of_one_name_is_refused(tmp_path: Path, name: str, field: str) -> None:
+    """What stands in the first of them would be scanned by nobody. The name may be a person's."""
+    names = ["instruction", "response", *{"Ann Roe", name} - {"response"}, name]
+    table = io.BytesIO()
+    parquet.write_table(pyarrow.Table.from_arrays([pyarrow.array(["A"])] * len(names), names), table)
+    sheet = f"{','.join(names)}\n{','.join('A' * len(names))}\n".encode()
+
+    for content in (table.getvalue(), sheet):
+        path = tmp_path / "rows"
+        path.write_bytes(content)
+        ((place, error),) = iter_rows(path)
+        assert isinstance(error, RowError)
+        assert (place, error.code, error.field) == (0, "doubled_key", field)
+
+
 def test_what_only_looks_like_keys_in_a_text_is_no_doubled_key(tmp_path: Path) -> None:
     row = {"instruction": '{"a": 1, "a": 2}', "response": '"a": "a": "a":'}
 

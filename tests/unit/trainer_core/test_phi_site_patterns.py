@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from jobs.models import Dataset
 from jobs.status import PhiPolicy
 from trainer_core.data.phi import site_patterns
 from trainer_core.data.phi.file_scan import UnreadableRow, scan_file
@@ -13,8 +14,10 @@ from trainer_core.data.phi.replacement import Replacer
 from trainer_core.data.phi.report import report_file
 from trainer_core.data.phi.scanner import scan_text
 from trainer_core.data.phi.site_patterns import load_site_patterns
+from trainer_core.data.phi.strategy import Strategy
+from trainer_core.data.phi.vault import create_key_file, load_keyring
 from trainer_core.errors import ConfigurationError, DataError
-from worker.checks import check_file
+from worker.checks import check_and_replace, check_file
 
 GOOD = {"name": "ward_number", "class": "mrn", "regex": r"W\d{6}", "ignore_case": True}
 
@@ -103,6 +106,52 @@ def test_a_pattern_that_takes_too_long_leaves_the_row_unread_and_is_named(
     with pytest.raises(DataError, match="`ward_line`"):
         Replacer(site_patterns=patterns).replace_file(rows, tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_patterns_and_texts_of_a_row_share_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these texts takes a tenth of it, and the next row has all of it again."""
+    monkeypatch.setattr(site_patterns, "MAX_SECONDS", 1)
+    patterns = load_site_patterns(write(tmp_path / "p.json", {**SLOW, "regex": r"\s*\s*\s*[XYZ]$"}))
+    rows = tmp_path / "rows.jsonl"
+    many = {f"note{index}": " " * 300 + "?" for index in range(400)}
+    rows.write_text("".join(json.dumps({"instruction": "Q", "response": "Yes.", **more}) + "\n" for more in (many, {})))
+
+    scanned = dict(scan_file(rows, patterns))
+
+    assert isinstance(scanned[1], UnreadableRow)
+    assert scanned[1].code == "site_pattern_too_slow"
+    assert scanned[2] == []
+    with pytest.raises(DataError, match="`ward_line`"):
+        Replacer(site_patterns=patterns).replace_file(rows, tmp_path / "out.jsonl")
+
+
+def test_rows_that_are_compared_after_a_replacement_keep_the_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And where the patterns become too slow just then, the dataset is rejected by that name."""
+    dataset = Dataset(tenant_id="a", id="ds_1", phi_strategy=Strategy.SAFE_HARBOR, sha256="", num_bytes=1)
+    create_key_file(tmp_path / "key")
+    keyring = load_keyring(tmp_path / "key")
+    patterns = load_site_patterns(write(tmp_path / "p.json", GOOD))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"instruction": "Who has bed W004815?", "response": "Nobody."}) + "\n")
+    calls: list[int] = []
+    report, replaced = check_and_replace(dataset, rows, keyring, patterns, lambda: calls.append(1))
+    assert report["ok"]
+    assert replaced is not None
+    last, left = len(calls), []
+    for path in (replaced.rows, replaced.vault):
+        path.unlink()
+
+    def keep() -> None:
+        left.append(1)
+        if len(left) == last:  # The comparison of the only row.
+            monkeypatch.setattr(site_patterns, "MAX_SECONDS", 0)
+
+    report, replaced = check_and_replace(dataset, rows, keyring, patterns, keep)
+
+    assert replaced is None
+    assert [finding["code"] for finding in report["findings"]] == ["site_pattern_too_slow"]
 
 
 def test_a_dataset_with_rows_that_no_pattern_could_search_is_rejected_where_identifiers_are(

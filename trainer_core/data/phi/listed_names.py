@@ -204,7 +204,7 @@ def _judge_run(text: str, run: list[re.Match[str]], eponyms: set[str]) -> Iterat
     if len(known) >= 2 or (len(full) >= 2 and any(forms[i] in given for i in sure)):
         first = (
             run[min(known)].start()
-            if min(known) <= 1 and forms[0] in ordinary and forms[0] not in given | surnames
+            if min(known) <= 1 and forms[0] in ordinary and forms[0] not in given and forms[0] not in surnames
             else run[0].start()
         )
         yield Finding(first, end, "name", "name.listed", SHAPED)
@@ -221,7 +221,7 @@ def _may_be_given(forms: list[str], index: int) -> bool:
     """What stands before a surname alone is in no list, so that nothing speaks against its being a given name."""
     _, _, ordinary = load_names()
     return 0 < index == len(forms) - 1 <= 2 < len(forms[0]) and all(
-        len(form) == 1 or (len(form) > 2 and form not in ordinary and form not in EPONYMS | PLACES)
+        len(form) == 1 or (len(form) > 2 and form not in ordinary and form not in EPONYMS and form not in PLACES)
         for form in forms[:index]
     )
 

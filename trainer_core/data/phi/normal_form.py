@@ -25,7 +25,7 @@ _ODD = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _LINE_END = re.compile(r"[\x0b\x0c\x1c-\x1f]|\r(?!\n)")
 _MARK = re.compile("[\u0300-\u036f\u20d0-\u20ff]")
 _DASHES_AND_QUOTES = str.maketrans("‐‑‒–—―−’‘ʼ“”\x85\u2028\u2029\u2800", "-------'''\"\"\n\n\n ")
-_LOOKALIKES = str.maketrans("АВЕКМНОРСТХІЈаеорсухіјΑΒΕΖΗΙΚΜΝΟΡΤΥΧο", "ABEKMHOPCTXIJaeopcyxijABEZHIKMNOPTYXo")
+LOOKALIKES = str.maketrans("АВЕКМНОРСТХІЈаеорсухіјΑΒΕΖΗΙΚΜΝΟΡΤΥΧο", "ABEKMHOPCTXIJaeopcyxijABEZHIKMNOPTYXo")
 _CLUSTER = re.compile(r"\w[\u0300-\u036f]+|.", re.DOTALL)
 
 
@@ -63,7 +63,7 @@ def normalise(text: str) -> NormalForm:
     if text.isascii():
         return _drop_unseen(text) if is_odd and _UNSEEN.search(text) else NormalForm(text, None)
     plain = text.translate(_DASHES_AND_QUOTES)
-    if not _is_marked(plain) and plain.translate(_LOOKALIKES) == plain and _is_settled(plain):
+    if not _is_marked(plain) and plain.translate(LOOKALIKES) == plain and _is_settled(plain):
         return NormalForm(plain, None)
     return _rewrite(plain)
 
@@ -107,7 +107,7 @@ def _to_ascii_digit(character: str) -> str:
 
 def _replace_lookalikes(text: str) -> str:
     """Only beside ASCII: a Russian or Greek word stays what it is."""
-    latin = text.translate(_LOOKALIKES)
+    latin = text.translate(LOOKALIKES)
     return "".join(
         twin if twin != own and any(c.isascii() and c.isalnum() for c in text[max(0, i - 1) : i + 2]) else own
         for i, (own, twin) in enumerate(zip(text, latin, strict=True))

@@ -85,7 +85,8 @@ def check_pair_files(
     ner: NerModel | None = None,
     on_row: Callable[[], object] = lambda: None,
 ) -> Iterator[FileFinding]:
-    """`check_pairs` over a file and what `Replacer.replace_file` made of it. Raises OSError.
+    """`check_pairs` over a file and what `Replacer.replace_file` made of it. `on_row` is called for every row that is
+    read or compared. Raises OSError, and RowError where the patterns take too long.
 
     Without a patient key, whose scopes may reach over the whole file, PHI020 looks at BATCH_ROWS rows together.
     """
@@ -96,9 +97,15 @@ def check_pair_files(
         return
     num_before = 0
     while batch := list(islice(pairs, BATCH_ROWS)):
-        for finding in check_pairs(batch, None, site_patterns, ner):
+        for finding in check_pairs(_watch(batch, on_row), None, site_patterns, ner):
             yield finding.model_copy(update={"row": num_before + finding.row})
         num_before += len(batch)
+
+
+def _watch(pairs: Iterable[tuple[Row, Row]], on_row: Callable[[], object]) -> Iterator[tuple[Row, Row]]:
+    for pair in pairs:
+        on_row()
+        yield pair
 
 
 def _iter_rows(path: Path, columns: Sequence[str], on_row: Callable[[], object]) -> Iterator[Row]:

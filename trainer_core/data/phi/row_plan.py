@@ -19,7 +19,7 @@ from trainer_core.data.phi.placeholders import (
     list_site_labels,
 )
 from trainer_core.data.phi.scanner import find_identifiers, find_placeholder_faults
-from trainer_core.data.phi.site_patterns import SitePattern
+from trainer_core.data.phi.site_patterns import Budget, SitePattern
 from trainer_core.data.phi.values import get_value
 
 _MAX_ROUNDS = 20
@@ -81,18 +81,19 @@ class Planner:
 
     def _find_edits(self, texts: list[Text]) -> list[list[Edit[Slot]]]:
         edits: list[list[Edit[Slot]]] = [[] for _ in texts]
+        budget = Budget()
         for _ in range(_MAX_ROUNDS):
             drafts = [_Draft(text.text, done) for text, done in zip(texts, edits, strict=True)]
-            new = self._find_new(texts, drafts)
+            new = self._find_new(texts, drafts, budget)
             if not any(new):
                 return edits
             edits = [sorted([*done, *more]) for done, more in zip(edits, new, strict=True)]
         raise RowError("does_not_settle", "Replacing identifiers goes on making others: leave the row out.")
 
-    def _find_new(self, texts: list[Text], drafts: "list[_Draft]") -> list[list[Edit[Slot]]]:
+    def _find_new(self, texts: list[Text], drafts: "list[_Draft]", budget: Budget) -> list[list[Edit[Slot]]]:
         fields = {str(index): draft.text for index, draft in enumerate(drafts)}
         whole = {str(index): text.phi_class for index, text in enumerate(texts) if text.phi_class}
-        found = find_identifiers(fields, self._site_patterns, whole)
+        found = find_identifiers(fields, self._site_patterns, whole, budget)
         found = add_findings(self.ner, fields, found, self._site_labels)
         return [
             [_build_edit(draft, finding) for finding in self._add_halves(draft.text, found[str(index)])]

@@ -30,7 +30,7 @@ from trainer_core.data.phi.placeholders import (
     has_marks,
     list_site_labels,
 )
-from trainer_core.data.phi.site_patterns import SitePattern
+from trainer_core.data.phi.site_patterns import Budget, SitePattern
 from trainer_core.data.phi.windows import iter_windows
 
 RULE_SET = "1.4"
@@ -60,15 +60,16 @@ def find_identifiers(
     fields: Mapping[str, str],
     site_patterns: Sequence[SitePattern] = (),
     whole: Mapping[str, str] | None = None,
+    budget: Budget | None = None,
 ) -> dict[str, list[Finding]]:
     """Identifiers of each field, in order; a name or a number found in one field marks its mentions in all.
 
     `whole`: the class of fields that are an identifier altogether. What is found does not depend on what stands in
-    placeholders.
+    placeholders. `budget`: of a row that is looked at more than once. Raises RowError where the patterns overdraw it.
     """
     decoded = {field: reading for field, text in fields.items() if (reading := decode(text))}
     second = {_SECOND + field: reading.text for field, reading in decoded.items()}
-    found = _find_all({**fields, **second}, site_patterns, whole or {})
+    found = _find_all({**fields, **second}, site_patterns, whole or {}, budget or Budget())
     labels = list_site_labels(site_patterns)
     for field, reading in decoded.items():
         more = _place_decoded(fields[field], reading, found.pop(_SECOND + field), labels)
@@ -77,11 +78,11 @@ def find_identifiers(
 
 
 def _find_all(
-    fields: Mapping[str, str], site_patterns: Sequence[SitePattern], whole: Mapping[str, str]
+    fields: Mapping[str, str], site_patterns: Sequence[SitePattern], whole: Mapping[str, str], budget: Budget
 ) -> dict[str, list[Finding]]:
     labels = list_site_labels(site_patterns)
     forms = {field: _blank_out(normalise(text), labels) for field, text in fields.items()}
-    found = {field: list(_find(form.text, site_patterns)) for field, form in forms.items()}
+    found = {field: list(_find(form.text, site_patterns, budget)) for field, form in forms.items()}
     for field, phi_class in whole.items():
         found[field] += find_whole(forms[field].text, phi_class)
     names, sure_names = (_list_names(forms, found, min_rank) for min_rank in (GUESSED, LABELLED))
@@ -124,7 +125,7 @@ def scan_text(text: str, site_patterns: Sequence[SitePattern] = ()) -> list[Find
     return scan_record({"text": text}, site_patterns)["text"]
 
 
-def _find(text: str, site_patterns: Sequence[SitePattern]) -> Iterator[Finding]:
+def _find(text: str, site_patterns: Sequence[SitePattern], budget: Budget) -> Iterator[Finding]:
     lower = to_lower(text)
     words = list_words(lower)
     yield from find_network(text, lower, words)
@@ -133,7 +134,7 @@ def _find(text: str, site_patterns: Sequence[SitePattern]) -> Iterator[Finding]:
     yield from find_corners(text, words)
     yield from find_names(text, lower, words)
     for pattern in site_patterns:
-        yield from pattern.find(text)
+        yield from pattern.find(text, budget)
     yield from _find_in_windows(text, lower, words)
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +21,10 @@ MAX_FILE_BYTES = 1_000_000
 MAX_PATTERNS = 500
 MAX_REGEX_CHARACTERS = 1_000
 MAX_PROBE_SECONDS = 0.25
-MAX_SECONDS = 5.0
-"""Of one pattern for one text: what takes longer is polynomial in a length that no limit holds."""
+MAX_SECONDS = 20.0
+"""Of all patterns together for all texts of one row, however often it is looked at to replace it: what takes longer is
+polynomial in a length that no limit holds. A check renews its lease between rows, so a row has to end long before it.
+"""
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _SYNTAX = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\((?:\?(?:P<\w+>|<?[:=!]))?|[)|+*}?]", re.DOTALL)
 """What tells where a regular expression branches and repeats; first what does not, escapes and sets."""
@@ -31,6 +34,24 @@ _KEYS = {"name", "class", "regex", "ignore_case"}
 _REMEDY = 'Write {"patterns": [{"name": ..., "class": ..., "regex": ...}]}; names and classes are lower-case words.'
 
 
+class Budget:
+    """What is left to a row of its seconds."""
+
+    def __init__(self) -> None:
+        self._left = MAX_SECONDS
+
+    @contextmanager
+    def spend(self) -> Iterator[float]:
+        """The seconds that there are. Raises TimeoutError where there are none."""
+        if self._left <= 0:
+            raise TimeoutError
+        started = time.monotonic()
+        try:
+            yield self._left
+        finally:
+            self._left -= time.monotonic() - started
+
+
 @dataclass(frozen=True, slots=True)
 class SitePattern:
     name: str
@@ -38,19 +59,19 @@ class SitePattern:
     regex: timed_re.Pattern[str]
     """Not the standard library's, which cannot be stopped."""
 
-    def find(self, text: str) -> Iterator[Finding]:
+    def find(self, text: str, budget: Budget) -> list[Finding]:
         """Raises RowError: a text that was not searched to its end must not pass for one without findings."""
         try:
-            for match in self.regex.finditer(text, timeout=MAX_SECONDS):
-                start, end = match.span()
-                if end > start:
-                    yield Finding(start, end, self.phi_class, f"site.{self.name}", LABELLED)
+            with budget.spend() as seconds:
+                spans = [match.span() for match in self.regex.finditer(text, timeout=seconds)]
         except TimeoutError:
             raise RowError(
                 "site_pattern_too_slow",
-                f"The site's pattern `{self.name}` takes longer than {MAX_SECONDS:g} s for a text of {len(text):,}"
-                " characters: give its repetitions limits, such as {1,20}.",
+                f"The site's patterns take longer than {MAX_SECONDS:g} s for the row, which ended in `{self.name}`, in"
+                f" a text of {len(text):,} characters: give repetitions limits, such as {{1,20}}.",
             ) from None
+        rule = f"site.{self.name}"
+        return [Finding(start, end, self.phi_class, rule, LABELLED) for start, end in spans if end > start]
 
 
 def load_site_patterns(path: Path) -> list[SitePattern]:
