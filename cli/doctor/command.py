@@ -10,6 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from cli.doctor.finding import ERROR, OK, Finding
+from cli.doctor.keys import check_signing_key, check_vault_key
 from cli.doctor.leftovers import check_leftovers
 from cli.doctor.libraries import check_libraries
 from cli.doctor.machine import check_disk, check_gpus, check_models, check_namespaces, check_store
@@ -53,7 +54,7 @@ def examine(*, fix: bool, quick: bool) -> Iterator[Finding]:
     yield Finding("settings", OK, f"home {settings.home}")
     settings = find_embedded_servers(settings)
     checks = [check_database, check_redis, check_store, check_models, check_gpus, check_libraries]
-    checks += [check_namespaces, check_disk, check_workers, check_rows]
+    checks += [check_namespaces, check_disk, check_signing_key, check_vault_key, check_workers, check_rows]
     for check in checks:
         if not (quick and check is check_libraries):
             yield from check(settings)

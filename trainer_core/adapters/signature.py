@@ -134,7 +134,8 @@ def _refuse(message: str) -> VerificationError:
 
 
 def _refuse_key(path: Path, problem: str) -> ConfigurationError:
-    remedy = "Make one with: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out signing-key.pem"
+    command = "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out signing-key.pem"
+    remedy = f"Put the right file there, or make a key with: {command}"
     return ConfigurationError("signing_key_invalid", f"{path.name} {problem}.", remedy=remedy)
 
 
