@@ -110,7 +110,11 @@ def _see_through(job: Job, lease: Lease, heartbeat: Heartbeat, slots: GpuSlots) 
     except StoreUnavailable as error:
         went_well = False
         logger.warning("%s: the store does not answer: %s", job.id, error)
-        reason = {"code": FailureReason.STORE_UNAVAILABLE, "message": f"the store does not answer: {error}"}
+        reason = {
+            "code": FailureReason.STORE_UNAVAILABLE,
+            "message": f"the store does not answer: {error}",
+            "remedy": "see that it is reachable, may be written to and has room; `medtune doctor` tries it",
+        }
         _end(lease, lambda s: lifecycle.give_back(s, lease, Ending(reason, Fault.INFRASTRUCTURE), _RETRIES))
     except Exception as error:
         went_well = False

@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ from cli.doctor.libraries import check_libraries
 from cli.doctor.machine import check_disk, check_gpus, check_models, check_namespaces, check_store
 from cli.doctor.rows import check_rows, check_workers
 from cli.doctor.servers import check_database, check_redis, find_embedded_servers
-from jobs.settings import get_settings
+from jobs.settings import Settings, get_settings
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -55,7 +56,15 @@ def examine(*, fix: bool, quick: bool) -> Iterator[Finding]:
     settings = find_embedded_servers(settings)
     checks = [check_database, check_redis, check_store, check_models, check_gpus, check_libraries]
     checks += [check_namespaces, check_disk, check_signing_key, check_vault_key, check_workers, check_rows]
+    checks.append(partial(check_leftovers, fix=fix))
     for check in checks:
         if not (quick and check is check_libraries):
-            yield from check(settings)
-    yield from check_leftovers(settings, fix=fix)
+            yield from _outlive(check, settings)
+
+
+def _outlive(check: Callable[[Settings], Iterator[Finding]], settings: Settings) -> Iterator[Finding]:
+    """A folder that this user may not enter is a finding, and not the end."""
+    try:
+        yield from check(settings)
+    except OSError as error:
+        yield Finding("files", ERROR, str(error), "see that the service's user owns MEDTUNE_HOME and may read the file")

@@ -178,6 +178,21 @@ def test_the_key_of_a_vault_that_is_not_here_or_another(settings: Settings, open
     assert "from a backup" in here.find("vault key", "error")
 
 
+def test_a_home_that_the_user_may_not_enter_is_a_finding_and_not_the_end(settings: Settings) -> None:
+    """Without the rights of root, which pass every mode."""
+    home = settings.home / "home"
+    home.mkdir(mode=0)
+    ordinary = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    environment = {**os.environ, **build_environment(change(settings, home=home, models_dir=home / "models"))}
+    command = [*ordinary, *MEDTUNE, "doctor", "--quick", "--json"]
+
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
+
+    assert (result.returncode, result.stderr) == (1, "")
+    errors = {check["check"] for check in json.loads(result.stdout)["checks"] if check["level"] == "error"}
+    assert {"store", "files", "signing key", "vault key"} <= errors
+
+
 def test_a_store_that_cannot_be_written(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 

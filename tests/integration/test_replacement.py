@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -28,7 +29,7 @@ from jobs.models import AuditEntry, Dataset, Json, VaultRow
 from jobs.repository import Identity
 from jobs.settings import Settings
 from jobs.status import DatasetStatus, PhiPolicy
-from jobs.store import Store
+from jobs.store import Store, StoreUnavailable
 from jobs.task_queue import Queue, build_celery, ring
 from jobs.vault_key import find_vault_keyring, get_vault_key_file, load_vault_keyring
 from tests.conftest import FAST, Servers
@@ -584,3 +585,45 @@ def test_a_key_that_was_damaged_under_a_running_worker_rejects_no_dataset(
 
 def read_log(settings: Settings) -> bytes:
     return (settings.home / "worker.log").read_bytes()
+
+
+@pytest.fixture
+def small_home(settings: Settings, tmp_path: Path) -> Iterator[Settings]:
+    """Workspace and store share a disk of 1 MiB."""
+    home = tmp_path / "disk"
+    home.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(home)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount a small disk")
+    yield settings.model_copy(update={"home": home})
+    subprocess.run(["umount", "--lazy", str(home)], check=True)
+
+
+def test_wherever_the_disk_fills_a_check_leaves_nothing_and_is_made_anew_when_there_is_room(
+    api: Sessions, worker: Sessions, identity: Identity, small_home: Settings
+) -> None:
+    """While it makes the key, copies the rows, replaces, writes the vault, hashes and stores."""
+    rows = [{**ROWS[1], "instruction": f"{PRIVATE}, or 617-555-{number:04}"} for number in range(200)]
+    dataset = add_dataset(small_home, api, identity, rows)
+    (small_home.home / "upload.jsonl").unlink()
+    store = list_objects(small_home, dataset.id)
+    filler, num_failures = small_home.home / "filler", 0
+    while True:
+        free = shutil.disk_usage(small_home.home).free
+        filler.write_bytes(bytes(free - num_failures * 8192))
+        try:
+            check(small_home, worker, dataset)
+            break
+        except (OSError, StoreUnavailable):
+            num_failures += 1
+        filler.unlink()
+        assert find_dataset(worker, dataset.id).status == DatasetStatus.VALIDATING
+        assert list_objects(small_home, dataset.id) == store
+        assert list(small_home.home.glob("check-*")) == []
+        assert list(small_home.home.glob("vault-key.txt.*")) == []
+        with worker.begin() as session:
+            assert session.scalars(select(VaultRow)).all() == []
+            lifecycle.release_datasets(session, "one")
+
+    assert num_failures > 10
+    assert find_dataset(worker, dataset.id).status == DatasetStatus.READY
