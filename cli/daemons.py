@@ -11,7 +11,7 @@ import typer
 from cli.errors import clear_errors, fail, load_server_settings
 from jobs.signing_key import ensure_signing_key
 from jobs.task_queue import Queue
-from jobs.vault_key import ensure_vault_key
+from jobs.vault_key import find_vault_keyring
 from trainer_core.data.overlap.benchmark_files import list_benchmark_files
 from trainer_core.data.phi.ner import NerModel
 from trainer_core.data.phi.site_patterns import load_site_patterns
@@ -41,8 +41,10 @@ def worker(
         RuleSet.load(settings.safety_rules_file)
         if guard := find_guard(settings):
             guard.load_key()
-        ensure_key = {Queue.TRAIN: ensure_signing_key, Queue.CHECK: ensure_vault_key}[queue]
-        ensure_key(settings)
+        if queue == Queue.TRAIN:
+            ensure_signing_key(settings)
+        else:  # A missing one is made when it is needed: whether there was one, the database knows.
+            find_vault_keyring(settings)
         if settings.benchmarks_dir:
             list_benchmark_files(settings.benchmarks_dir)
         if settings.phi_ner_model and queue == Queue.CHECK:

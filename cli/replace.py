@@ -17,7 +17,7 @@ from trainer_core.data.phi.replacement import ReplacementReport, Replacer
 from trainer_core.data.phi.site_patterns import load_site_patterns
 from trainer_core.data.phi.strategy import Strategy
 from trainer_core.data.phi.vault import load_keyring
-from trainer_core.errors import TrainerError, describe
+from trainer_core.errors import TrainerError, is_disk_full
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -61,9 +61,9 @@ def replace(  # noqa: PLR0913 - the options of a command
 
 
 def _describe(error: OSError, file: Path) -> str:
-    known = describe(error)
-    text = f"{error.filename or file}: {error.strerror or error}"
-    return f"{text}. {known.remedy}" if known.code == "disk_full" else text
+    if is_disk_full(error):
+        return f"{error.strerror or error}: free some where the new files are to be. Nothing of them was left"
+    return f"{error.filename or file}: {error.strerror or error}"
 
 
 def _print_report(report: ReplacementReport, out: Path) -> None:

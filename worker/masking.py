@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import SecretStr
 
 from jobs.settings import Settings
+from jobs.signing_key import get_signing_key_file
 from jobs.vault_key import get_vault_key_file
 
 MASK = b"[secret]"
@@ -67,8 +68,10 @@ def build_masker(settings: Settings, environment: Mapping[str, str] = os.environ
     for value in (getattr(settings, name) for name in Settings.model_fields):
         if isinstance(value, SecretStr):
             found |= _split_url(value.get_secret_value())
-    for path in (settings.safety_guard_key_file, get_vault_key_file(settings), settings.home / "secret_key"):
+    for path in (settings.safety_guard_key_file, settings.home / "secret_key", get_signing_key_file(settings)):
         found |= _read_lines(path)
+    for line in _read_lines(get_vault_key_file(settings)):
+        found |= {line, line.split(" ")[-1]}  # A version and the key.
     return Masker(secret for secret in found if len(secret) >= _SHORTEST)
 
 

@@ -15,8 +15,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs import workers
 from jobs.database import LOST_DATABASE, Role, build_engine, build_sessions
 from jobs.settings import Settings
+from jobs.signing_key import find_signing_key
 from jobs.task_queue import BROKER_ERRORS, Queue, count_waiting_rings
 from jobs.workers import WorkerDescription
+from trainer_core.errors import ConfigurationError
 from worker.deleting import delete_work_folders
 from worker.gpus import describe_hardware
 from worker.host import delete_dead_workspaces, delete_old_runs, recover_host
@@ -27,7 +29,7 @@ logger = logging.getLogger(__name__)
 OLD_RUNS_SECONDS = 3600.0
 
 
-def find_problem(settings: Settings, *, is_stopping: bool, rests_until: float) -> str | None:
+def find_problem(settings: Settings, queue: Queue, *, is_stopping: bool, rests_until: float) -> str | None:
     """Why this worker takes no job now."""
     if is_stopping:
         return "it shuts down"
@@ -37,6 +39,17 @@ def find_problem(settings: Settings, *, is_stopping: bool, rests_until: float) -
     if free < settings.disk_reserve_bytes:
         reserve = settings.disk_reserve_bytes / 2**30
         return f"its disk is nearly full: {free / 2**30:.1f} GiB are free, {reserve:.1f} GiB are its reserve"
+    return _find_key_problem(settings) if queue == Queue.TRAIN else None
+
+
+def _find_key_problem(settings: Settings) -> str | None:
+    """Without the key the end of hours of training could not be signed."""
+    try:
+        find_signing_key(settings)
+    except ConfigurationError as error:
+        return f"{error.message} {error.remedy}"
+    except OSError as error:
+        return f"the signing key cannot be read: {error.strerror}"
     return None
 
 
@@ -144,7 +157,9 @@ class Presence(threading.Thread):
 
     def _show(self) -> None:
         hardware = self._hardware.model_copy(update={"disk_free_bytes": shutil.disk_usage(self._settings.home).free})
-        problem = find_problem(self._settings, is_stopping=self._is_stopping(), rests_until=self._get_rest())
+        problem = find_problem(
+            self._settings, self._queue, is_stopping=self._is_stopping(), rests_until=self._get_rest()
+        )
         worker = WorkerDescription(
             self._worker_id, self._queue, HOSTNAME, os.getpid(), self._num_gpus, hardware, problem
         )

@@ -48,10 +48,12 @@ def store_adapter(
     signing_key = ensure_signing_key(settings)
     facts = complete_adapter(run_dir, _list_dataset_facts(job, datasets), _list_losses(metrics), signing_key)
     archive = run_dir.path / "adapter.tar.gz"
-    _write_archive(archive, run_dir.adapter)
-    store_key = f"adapters/{job.id}/attempt-{job.attempt}.tar.gz"
-    written = store.put(archive, store_key)
-    archive.unlink()
+    store_key = f"{_get_store_folder(job)}/attempt-{job.attempt}.tar.gz"
+    try:
+        _write_archive(archive, run_dir.adapter)
+        written = store.put(archive, store_key)
+    finally:
+        archive.unlink(missing_ok=True)
     return Adapter(
         job_id=job.id,
         tenant_id=job.tenant_id,
@@ -62,6 +64,18 @@ def store_adapter(
         sha256=written.sha256,
         provenance=facts.model_dump(mode="json", include=PROVENANCE),
     )
+
+
+def sweep_earlier(store: Store, job: Job, adapter: Adapter) -> None:
+    """Delete what attempts that died while they stored an adapter left of it. Only for whoever ended the job: another
+    attempt's may be the one that counts. Raises StoreUnavailable.
+    """
+    if job.attempt > 1:
+        store.sweep(_get_store_folder(job), keep=Path(adapter.store_key).name)
+
+
+def _get_store_folder(job: Job) -> str:
+    return f"adapters/{job.id}"
 
 
 def complete_adapter(

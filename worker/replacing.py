@@ -12,13 +12,14 @@ from jobs import repository
 from jobs.database import Sessions
 from jobs.models import Dataset, Json
 from jobs.settings import Settings
-from jobs.vault_key import load_vault_keyring
+from jobs.vault_key import get_vault_key_file, load_vault_keyring
 from trainer_core.data.phi.ner import NerModel
 from trainer_core.data.phi.pairs import check_pair_files
 from trainer_core.data.phi.replacement import ReplacementReport, Replacer
 from trainer_core.data.phi.report import PhiReport
 from trainer_core.data.phi.site_patterns import SitePattern
 from trainer_core.data.phi.vault import Keyring, VaultEntry, iter_vault_entries
+from trainer_core.errors import ConfigurationError
 
 BATCH_ROWS = 1000
 Keep = Callable[[], None]
@@ -35,9 +36,17 @@ class Replaced:
 
 
 def load_proven_keyring(settings: Settings, sessions: Sessions) -> Keyring:
-    """The key that the database's vault was written with. Raises ConfigurationError, also for another one; OSError."""
-    keyring = load_vault_keyring(settings)
+    """The key that the database's vault was written with; the first one is made. Raises ConfigurationError, also for
+    another one or one that is gone; OSError.
+    """
     with sessions() as session:
+        versions = repository.list_key_versions_of_rows(session)
+        if versions and not get_vault_key_file(settings).exists():
+            message = f"{get_vault_key_file(settings)}: the vault's key is gone, and datasets were written with it"
+            remedy = "Put it back from a backup, mode 0600; no other key is made in its place."
+            raise ConfigurationError("vault_key_missing", message, remedy=remedy)
+        keyring = load_vault_keyring(settings)
+        keyring.check_versions(versions)
         row = repository.find_vault_row(session, keyring.version)
     if row is not None:
         keyring.decrypt(VaultEntry.model_validate(row, from_attributes=True))

@@ -17,7 +17,7 @@ from jobs.models import Adapter, Dataset, Job, Json
 from jobs.status import FailureReason, Fault, PhiPolicy, StopReason
 from jobs.store import Store, StoreUnavailable
 from jobs.task_queue import BROKER_ERRORS, TASKS, Queue, ring
-from trainer_core.errors import ConfigurationError, TrainerError, VerificationError
+from trainer_core.errors import ConfigurationError, TrainerError, VerificationError, is_disk_full
 from trainer_core.run_dir import ModelSource, RunDir
 from worker.app import SETTINGS, app, get_num_gpus, get_owner, get_rest, get_sessions, is_stopping, note_attempt
 from worker.attempt import create_run_dir, get_run_dir
@@ -35,7 +35,7 @@ from worker.machine import HOSTNAME
 from worker.masking import build_masker
 from worker.monitor import Monitor
 from worker.presence import find_problem
-from worker.release import NUM_LOSSES, store_adapter
+from worker.release import NUM_LOSSES, store_adapter, sweep_earlier
 from worker.verdict import Fate, Verdict, judge, judge_release
 from worker.watched import Interrupted, run_watched
 
@@ -55,7 +55,7 @@ COUNT_WAITING = {Queue.TRAIN: repository.count_waiting_work, Queue.CHECK: reposi
 def run_next_job() -> None:
     """Take the job whose turn it is, if it fits on what is free here, and see it through; else merge an adapter that
     somebody wants merged."""
-    if find_problem(SETTINGS, is_stopping=is_stopping(), rests_until=get_rest()) is not None:
+    if find_problem(SETTINGS, Queue.TRAIN, is_stopping=is_stopping(), rests_until=get_rest()) is not None:
         return
     asked_at = read_clock()
     with GpuSlots(SETTINGS) as slots:
@@ -110,13 +110,20 @@ def _see_through(job: Job, lease: Lease, heartbeat: Heartbeat, slots: GpuSlots) 
     except StoreUnavailable as error:
         went_well = False
         logger.warning("%s: the store does not answer: %s", job.id, error)
-        reason = {"code": FailureReason.STORE_UNAVAILABLE, "message": f"the store does not answer: {error}"}
+        reason = {
+            "code": FailureReason.STORE_UNAVAILABLE,
+            "message": f"the store does not answer: {error}",
+            "remedy": "see that it is reachable, may be written to and has room; `medtune doctor` tries it",
+        }
         _end(lease, lambda s: lifecycle.give_back(s, lease, Ending(reason, Fault.INFRASTRUCTURE), _RETRIES))
     except Exception as error:
         went_well = False
         logger.exception("%s: the worker failed", job.id)
         message = f"the worker failed with {type(error).__name__}; its log says more"
         reason = {"code": FailureReason.INTERNAL_ERROR, "message": message}
+        if is_disk_full(error):
+            remedy = "make room on the worker's disk, or raise MEDTUNE_DISK_RESERVE_BYTES"
+            reason = {"code": StopReason.DISK_FULL, "message": "the worker's disk is full", "remedy": remedy}
         fault = Fault.INFRASTRUCTURE if isinstance(error, OSError) else Fault.TRAINING
         _end(lease, lambda s: lifecycle.give_back(s, lease, Ending(reason, fault), _RETRIES))
     finally:
@@ -193,9 +200,12 @@ def run_attempt(job: Job, lease: Lease, heartbeat: Heartbeat, slots: GpuSlots) -
         except Interrupted as interruption:
             verdict = judge(Exit(None), interruption.reason, None, [])
         except TrainerError as error:
+            logger.error("%s: its adapter cannot be signed: %s: %s %s", job.id, error.code, error, error.remedy)
             verdict = judge_release(error)
     verification = _load_json(run_dir.verification)
-    _end(lease, lambda session: _conclude(session, lease, verdict, adapter, verification))
+    is_ended = _end(lease, lambda session: _conclude(session, lease, verdict, adapter, verification))
+    if is_ended and adapter is not None:
+        _sweep_earlier(store, job, adapter)
     return collector.last_step > 0 or verdict.ending.fault not in (Fault.INFRASTRUCTURE, Fault.TRAINING)
 
 
@@ -239,14 +249,16 @@ def _run(work: Callable[[Session], Result]) -> Result:
     return run_until_done(get_sessions(), work, is_stopping)
 
 
-def _end(lease: Lease, work: Callable[[Session], None]) -> None:
-    """The last word about an attempt."""
+def _end(lease: Lease, work: Callable[[Session], None]) -> bool:
+    """The last word about an attempt; False: it was not this worker's to say, or nobody heard it."""
     try:
         _run(work)
+        return True
     except LeaseLost:
         logger.warning("%s: it belongs to somebody else now", lease.job_id)
     except LOST_DATABASE:  # And this worker must stop.
         logger.exception("%s: the database is away; the job goes on when its lease is over", lease.job_id)
+    return False
 
 
 @app.task(name=TASKS[Queue.CHECK])  # type: ignore[untyped-decorator]
@@ -255,7 +267,7 @@ def check_next_dataset() -> None:
     if not is_stopping():  # Also when the disk is nearly full: this makes room.
         _sweep_all()
         delete_objects(get_sessions(), Store(SETTINGS.store_location))
-    if find_problem(SETTINGS, is_stopping=is_stopping(), rests_until=get_rest()) is not None:
+    if find_problem(SETTINGS, Queue.CHECK, is_stopping=is_stopping(), rests_until=get_rest()) is not None:
         return
     owner = get_owner().id
     with get_sessions().begin() as session:
@@ -279,10 +291,8 @@ def check_next_dataset() -> None:
         _run(lambda session: lifecycle.release_datasets(session, owner))
         return
     except (OSError, StoreUnavailable, ConfigurationError) as error:
-        remedy = getattr(error, "remedy", "")
-        logger.exception(
-            "%s: cannot be checked now; its check is tried again when this lease ends. %s", dataset.id, remedy
-        )
+        told = f"{error.code}: {error}. {error.remedy}" if isinstance(error, ConfigurationError) else str(error)
+        logger.error("%s: cannot be checked now; its check is tried again when this lease ends. %s", dataset.id, told)
         return
     _ring_for_the_next(Queue.TRAIN)
     if dataset.phi_policy == PhiPolicy.REPLACE or dataset.uri is not None or not found.report["ok"]:
@@ -331,6 +341,13 @@ def _ring_for_the_next(queue: Queue) -> None:
             ring(app, queue)
     except (*LOST_DATABASE, *BROKER_ERRORS) as error:
         logger.warning("cannot ring for more work, the reconciler will: %s", error)
+
+
+def _sweep_earlier(store: Store, job: Job, adapter: Adapter) -> None:
+    try:
+        sweep_earlier(store, job, adapter)
+    except StoreUnavailable as error:
+        logger.warning("%s: what earlier attempts stored of its adapter stays: %s", job.id, error)
 
 
 def _load_json(path: Path) -> Json | None:

@@ -3,19 +3,21 @@
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
 from cli.doctor.finding import ERROR, OK, Finding
+from cli.doctor.keys import check_signing_key, check_vault_key
 from cli.doctor.leftovers import check_leftovers
 from cli.doctor.libraries import check_libraries
 from cli.doctor.machine import check_disk, check_gpus, check_models, check_namespaces, check_store
 from cli.doctor.rows import check_rows, check_workers
 from cli.doctor.servers import check_database, check_redis, find_embedded_servers
-from jobs.settings import get_settings
+from jobs.settings import Settings, get_settings
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -53,8 +55,16 @@ def examine(*, fix: bool, quick: bool) -> Iterator[Finding]:
     yield Finding("settings", OK, f"home {settings.home}")
     settings = find_embedded_servers(settings)
     checks = [check_database, check_redis, check_store, check_models, check_gpus, check_libraries]
-    checks += [check_namespaces, check_disk, check_workers, check_rows]
+    checks += [check_namespaces, check_disk, check_signing_key, check_vault_key, check_workers, check_rows]
+    checks.append(partial(check_leftovers, fix=fix))
     for check in checks:
         if not (quick and check is check_libraries):
-            yield from check(settings)
-    yield from check_leftovers(settings, fix=fix)
+            yield from _outlive(check, settings)
+
+
+def _outlive(check: Callable[[Settings], Iterator[Finding]], settings: Settings) -> Iterator[Finding]:
+    """A folder that this user may not enter is a finding, and not the end."""
+    try:
+        yield from check(settings)
+    except OSError as error:
+        yield Finding("files", ERROR, str(error), "see that the service's user owns MEDTUNE_HOME and may read the file")

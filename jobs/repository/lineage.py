@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import DateTime, Select, Text, and_, cast, false, func, literal, null, or_, select, union_all
+from sqlalchemy import DateTime, Select, Text, and_, cast, false, func, literal, null, or_, select, true, union_all
 from sqlalchemy.orm import Session
 
 from jobs.errors import NotFound
@@ -22,8 +22,10 @@ def list_datasets_with_row(session: Session, hashes: Collection[bytes]) -> Seque
 
 
 def list_key_versions_of_rows(session: Session) -> Sequence[int]:
-    """Of the keys under which rows as they were uploaded are hashed."""
-    versions = select(RowShard.key_version).where(RowShard.key_version.is_not(None)).distinct()
+    """Of the keys under which rows as they were uploaded are hashed: one for each dataset with replaced identifiers."""
+    of_dataset = (RowShard.dataset_id == Dataset.id, RowShard.is_uploaded)
+    one = select(RowShard.key_version).where(*of_dataset).limit(1).lateral()  # And not all shards of all datasets.
+    versions = select(one.c.key_version).select_from(Dataset).join(one, true()).distinct()
     return [version for version in session.scalars(versions) if version is not None]
 
 

@@ -18,15 +18,22 @@ from cli.processes import Supervisor
 from cli.serve import MEDTUNE, Service, build_environment, find_free_port
 from jobs.api_keys import create_key
 from jobs.database import Role, Sessions
+from jobs.ids import new_id
+from jobs.models import RowShard
 from jobs.repository import Identity
 from jobs.settings import Settings
+from jobs.signing_key import ensure_signing_key
+from jobs.task_queue import Queue
+from jobs.vault_key import get_vault_key_file, load_vault_keyring
+from jobs.workers import WorkerDescription, show_presence
 from tests.conftest import Servers, create_database
 from tests.factories import is_alive, wait_until
 from tests.integration.rows import add_dataset, claim, submit
+from trainer_core.planning.hardware import Hardware
 from trainer_core.run_dir import RunDir
 from worker.attempt import OWNER_FILE
 from worker.launcher import MARKER
-from worker.machine import get_owners_dir, try_to_lock
+from worker.machine import HOSTNAME, get_owners_dir, try_to_lock
 
 OpenSessions = Callable[[Role | None], Sessions]
 
@@ -78,6 +85,7 @@ def test_a_healthy_service_is_one_line_for_each_thing_and_exit_code_0(service: S
     assert all(line.split()[0] in ("ok", "warning") for line in lines)
     named = {line.split(None, 1)[1].split(":")[0] for line in lines}
     assert {"database", "migrations", "roles", "redis", "store", "models", "gpus", "disk", "rows"} <= named
+    assert {"signing key", "vault key"} <= named
     assert {"torch", "bitsandbytes", "deepspeed", "namespaces", "workers", "processes", "run folders"} <= named
 
 
@@ -124,6 +132,65 @@ def test_less_free_disk_than_the_reserve(settings: Settings) -> None:
 
     assert (report.exit_code, report.errors) == (1, ["disk"])
     assert "MEDTUNE_DISK_RESERVE_BYTES" in report.find("disk", "error")
+
+
+def test_keys_that_cannot_be_used_and_none_is_made(settings: Settings) -> None:
+    fresh = run_doctor(settings)
+    assert "the first" in fresh.find("signing key", "ok")
+    assert "the first" in fresh.find("vault key", "ok")
+    assert list(settings.home.glob("*key*")) == []
+    key = ensure_signing_key(settings)
+    load_vault_keyring(settings)
+    well = run_doctor(settings)
+    assert (well.exit_code, str(key) in well.find("signing key", "ok")) == (0, True)
+
+    key.chmod(0o644)
+    get_vault_key_file(settings).write_bytes(bytes(range(128, 256)))
+    readable = run_doctor(settings)
+    key.unlink()
+    gone = run_doctor(settings)
+
+    assert (readable.exit_code, readable.errors) == (1, ["signing key", "vault key"])
+    assert "chmod 600" in readable.find("signing key", "error")
+    assert "a line is no version and key" in readable.find("vault key", "error")
+    assert "from a backup" in gone.find("signing key", "error")
+
+
+def test_the_key_of_a_vault_that_is_not_here_or_another(settings: Settings, open_sessions: OpenSessions) -> None:
+    sessions = open_sessions(None)
+    with sessions.begin() as session:
+        key, _ = create_key(session, b"secret", name="test", tenant_id="a")
+    load_vault_keyring(settings)
+    dataset_id = add_dataset(sessions, Identity(key.id, "a", is_admin=True))
+    with sessions.begin() as session:
+        columns = {"tenant_id": "a", "is_uploaded": True, "key_version": 2, "shard": 0, "hashes": b""}
+        session.add(RowShard(dataset_id=dataset_id, **columns))
+
+    other = run_doctor(settings)
+    get_vault_key_file(settings).unlink()
+    elsewhere = run_doctor(settings)
+    with sessions.begin() as session:
+        show_presence(session, WorkerDescription(new_id("worker"), Queue.CHECK, HOSTNAME, 1, 0, Hardware()))
+    here = run_doctor(settings)
+
+    assert "no version 2" in other.find("vault key", "error")
+    assert "from a backup" in elsewhere.find("vault key", "warning")
+    assert "from a backup" in here.find("vault key", "error")
+
+
+def test_a_home_that_the_user_may_not_enter_is_a_finding_and_not_the_end(settings: Settings) -> None:
+    """Without the rights of root, which pass every mode."""
+    home = settings.home / "home"
+    home.mkdir(mode=0)
+    ordinary = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    environment = {**os.environ, **build_environment(change(settings, home=home, models_dir=home / "models"))}
+    command = [*ordinary, *MEDTUNE, "doctor", "--quick", "--json"]
+
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
+
+    assert (result.returncode, result.stderr) == (1, "")
+    errors = {check["check"] for check in json.loads(result.stdout)["checks"] if check["level"] == "error"}
+    assert {"store", "files", "signing key", "vault key"} <= errors
 
 
 def test_a_store_that_cannot_be_written(settings: Settings, tmp_path: Path) -> None:

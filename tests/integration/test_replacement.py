@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -28,15 +29,15 @@ from jobs.models import AuditEntry, Dataset, Json, VaultRow
 from jobs.repository import Identity
 from jobs.settings import Settings
 from jobs.status import DatasetStatus, PhiPolicy
-from jobs.store import Store
+from jobs.store import Store, StoreUnavailable
 from jobs.task_queue import Queue, build_celery, ring
-from jobs.vault_key import ensure_vault_key, load_vault_keyring
+from jobs.vault_key import find_vault_keyring, get_vault_key_file, load_vault_keyring
 from tests.conftest import FAST, Servers
 from tests.factories import wait_until, write_rows
 from tests.integration.test_data_policies import PRIVATE, ROWS, STATEMENT, upload
 from trainer_core.data.phi.replacement import Replacer
 from trainer_core.data.phi.strategy import Strategy
-from trainer_core.data.phi.vault import VaultEntry, create_key_file
+from trainer_core.data.phi.vault import VaultEntry, create_key_file, create_secret
 from trainer_core.errors import ConfigurationError
 from worker.checks import CheckInterrupted, CheckLease, check_dataset, open_workspace, sweep_leftovers
 
@@ -363,28 +364,58 @@ def test_while_a_vault_is_stored_the_lease_is_renewed_and_only_a_second_check_an
         assert len(session.scalars(select(VaultRow)).all()) == 2
 
 
-def test_without_the_key_that_wrote_the_vault_no_dataset_passes(
-    api: Sessions, worker: Sessions, identity: Identity, settings: Settings
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:1]], ids=["a vault", "nothing found yet"])
+def test_without_the_key_that_wrote_the_vault_no_dataset_passes_and_no_other_is_made(
+    api: Sessions, worker: Sessions, identity: Identity, settings: Settings, rows: list[dict[str, Any]]
 ) -> None:
-    first, second = (add_dataset(settings, api, identity, ROWS) for _ in range(2))
+    first, second = add_dataset(settings, api, identity, rows), add_dataset(settings, api, identity, ROWS)
     check(settings, worker, first)
-    key = settings.home / "vault-key.txt"
+    key = get_vault_key_file(settings)
     content = key.read_text()
     key.unlink()
 
-    with pytest.raises(ConfigurationError) as wrong:  # The home made another.
+    with pytest.raises(ConfigurationError, match="is gone") as gone:
         check(settings, worker, second)
     missing = settings.model_copy(update={"vault_key_file": settings.home / "nowhere"})
     with pytest.raises(ConfigurationError) as absent:
         check_dataset(missing, worker, second, FreeLease(worker, second.id), settings.home)
 
-    assert (wrong.value.code, absent.value.code) == ("vault_key_wrong", "vault_key_missing")
+    assert (gone.value.code, absent.value.code) == ("vault_key_missing", "vault_key_missing")
+    assert not key.exists()
     assert find_dataset(worker, second.id).status == DatasetStatus.VALIDATING
-    key.write_text(content)
+    write_key(key, content)
     with worker.begin() as session:
         lifecycle.release_datasets(session, "one")
     check(settings, worker, second)
     assert find_dataset(worker, second.id).status == DatasetStatus.READY
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_with_another_key_than_the_vault_was_written_with_no_dataset_passes(
+    api: Sessions, worker: Sessions, identity: Identity, settings: Settings, version: int
+) -> None:
+    """A new version passes beside the old one, and not in its place."""
+    first, second = (add_dataset(settings, api, identity, ROWS) for _ in range(2))
+    check(settings, worker, first)
+    key = get_vault_key_file(settings)
+    content, other = key.read_text(), create_secret().replace("1", str(version), 1)
+    write_key(key, other)
+
+    with pytest.raises(ConfigurationError) as wrong:
+        check(settings, worker, second)
+
+    assert wrong.value.code == "vault_key_wrong"
+    assert find_dataset(worker, second.id).status == DatasetStatus.VALIDATING
+    write_key(key, content + (other if version == 2 else ""))
+    with worker.begin() as session:
+        lifecycle.release_datasets(session, "one")
+    check(settings, worker, second)
+    assert find_dataset(worker, second.id).status == DatasetStatus.READY
+
+
+def write_key(path: Path, content: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(content)
 
 
 def test_the_api_cannot_read_the_vault_and_workers_cannot_change_it(
@@ -403,14 +434,19 @@ def test_the_api_cannot_read_the_vault_and_workers_cannot_change_it(
 
 def test_a_home_makes_its_own_vault_key_once_and_one_that_others_can_read_is_refused(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home")
-    path = ensure_vault_key(settings)
+    path = get_vault_key_file(settings)
+    assert (find_vault_keyring(settings), path.exists()) == (None, False)
+    load_vault_keyring(settings)
+    content = path.read_bytes()
 
     assert path == settings.home / "vault-key.txt"
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert ensure_vault_key(settings).read_bytes() == path.read_bytes()
+    load_vault_keyring(settings)
+    assert path.read_bytes() == content
     path.chmod(0o640)
-    with pytest.raises(ConfigurationError, match="others may read"):
-        ensure_vault_key(settings)
+    for load in (load_vault_keyring, find_vault_keyring):
+        with pytest.raises(ConfigurationError, match="others may read"):
+            load(settings)
 
 
 class WorkerProcess:
@@ -514,3 +550,80 @@ def test_a_worker_that_checks_does_not_start_without_the_key_that_is_configured(
     assert result.returncode == 1
     assert "nowhere.txt: there is no key file" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", [bytes(range(128, 256)), b"", b"nonsense"])
+def test_a_key_that_was_damaged_under_a_running_worker_rejects_no_dataset(
+    api: Sessions, worker: Sessions, identity: Identity, quick: Settings, content: bytes
+) -> None:
+    load_vault_keyring(quick)
+    key = get_vault_key_file(quick)
+    kept = key.read_text()
+    process = WorkerProcess(quick)
+    try:
+        process.ring()
+        wait_until(lambda: b"check_next_dataset" in read_log(quick) and b"succeeded" in read_log(quick))
+        key.write_bytes(content)
+        dataset = add_dataset(quick, api, identity, ROWS)
+        process.ring()
+        log = wait_until(lambda: read_log(quick), lambda log: b"cannot be checked now" in log)
+
+        assert b"vault_key_" in log
+        assert b"Put the right file back" in log
+        assert b"Traceback" not in log
+        assert [path.name for path in list_objects(quick, dataset.id)] == ["data"]
+        key.write_text(kept)
+
+        def look() -> DatasetStatus:
+            process.ring()
+            return find_dataset(worker, dataset.id).status
+
+        wait_until(look, lambda status: status == DatasetStatus.READY, every=0.5)
+    finally:
+        process.kill()
+
+
+def read_log(settings: Settings) -> bytes:
+    return (settings.home / "worker.log").read_bytes()
+
+
+@pytest.fixture
+def small_home(settings: Settings, tmp_path: Path) -> Iterator[Settings]:
+    """Workspace and store share a disk of 1 MiB."""
+    home = tmp_path / "disk"
+    home.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(home)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount a small disk")
+    yield settings.model_copy(update={"home": home})
+    subprocess.run(["umount", "--lazy", str(home)], check=True)
+
+
+def test_wherever_the_disk_fills_a_check_leaves_nothing_and_is_made_anew_when_there_is_room(
+    api: Sessions, worker: Sessions, identity: Identity, small_home: Settings
+) -> None:
+    """While it makes the key, copies the rows, replaces, writes the vault, hashes and stores."""
+    rows = [{**ROWS[1], "instruction": f"{PRIVATE}, or 617-555-{number:04}"} for number in range(200)]
+    dataset = add_dataset(small_home, api, identity, rows)
+    (small_home.home / "upload.jsonl").unlink()
+    store = list_objects(small_home, dataset.id)
+    filler, num_failures = small_home.home / "filler", 0
+    while True:
+        free = shutil.disk_usage(small_home.home).free
+        filler.write_bytes(bytes(free - num_failures * 8192))
+        try:
+            check(small_home, worker, dataset)
+            break
+        except (OSError, StoreUnavailable):
+            num_failures += 1
+        filler.unlink()
+        assert find_dataset(worker, dataset.id).status == DatasetStatus.VALIDATING
+        assert list_objects(small_home, dataset.id) == store
+        assert list(small_home.home.glob("check-*")) == []
+        assert list(small_home.home.glob("vault-key.txt.*")) == []
+        with worker.begin() as session:
+            assert session.scalars(select(VaultRow)).all() == []
+            lifecycle.release_datasets(session, "one")
+
+    assert num_failures > 10
+    assert find_dataset(worker, dataset.id).status == DatasetStatus.READY

@@ -33,6 +33,9 @@ def load_private_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Raises ConfigurationError."""
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except PermissionError:
+        remedy = f"Let the worker's user own it: chown USER {path.name}"
+        raise ConfigurationError("signing_key_invalid", f"{path.name} may not be read.", remedy=remedy) from None
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise _refuse_key(path, f"cannot be read as a private key: {_shorten(error)}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.curve.name not in _CURVES:
@@ -134,7 +137,8 @@ def _refuse(message: str) -> VerificationError:
 
 
 def _refuse_key(path: Path, problem: str) -> ConfigurationError:
-    remedy = "Make one with: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out signing-key.pem"
+    command = "openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out signing-key.pem"
+    remedy = f"Put the right file there, or make a key with: {command}"
     return ConfigurationError("signing_key_invalid", f"{path.name} {problem}.", remedy=remedy)
 
 

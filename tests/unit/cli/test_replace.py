@@ -124,6 +124,26 @@ def test_a_disk_that_is_full_leaves_nothing_and_says_so(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl"]
 
 
+def test_a_disk_that_is_full_at_the_last_row_leaves_no_vault_without_rows(tmp_path: Path) -> None:
+    rows, key, out, vault = (tmp_path / name for name in ("rows.jsonl", "key.txt", "out.jsonl", "vault.jsonl"))
+    rows.write_text(json.dumps({"instruction": "MRN: 10000", "response": "Rest. " * 1000}) + "\n")
+    assert run("vault", "key", key).exit_code == 0
+    options = [str(word) for word in ("replace", rows, out, "--vault", vault, "--key", key)]
+    assert run(*options).exit_code == 0
+    limit = (out.stat().st_size - 1, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    assert vault.stat().st_size < limit[0]
+    out.unlink()
+    vault.unlink()
+
+    result = subprocess.run(
+        [sys.executable, "-m", "cli.main", *options], cwd=ROOT, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )  # fmt: skip
+
+    assert (result.returncode, "Traceback" in result.stderr) == (2, False)
+    assert sorted(tmp_path.iterdir()) == [key, rows]
+
+
 def is_writing(pid: int, folder: Path) -> bool:
     """It holds a file of the folder that has bytes, and no name yet."""
     for link in Path(f"/proc/{pid}/fd").iterdir():

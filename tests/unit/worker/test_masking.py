@@ -8,6 +8,8 @@ import pytest
 
 from jobs.models import Attempt
 from jobs.settings import Settings
+from jobs.signing_key import ensure_signing_key
+from jobs.vault_key import get_vault_key_file, load_vault_keyring
 from trainer_core.reporting import ErrorEvent, Reporter
 from trainer_core.run_dir import RunDir
 from worker.collector import CHUNK_BYTES, Collector
@@ -66,11 +68,15 @@ def test_the_services_own_secrets_are_known_letter_by_letter(tmp_path: Path) -> 
     secret_key = settings.load_secret_key().decode()
     environment = {"AWS_SECRET_ACCESS_KEY": "wJalr/XUtn+FEMI", "HF_TOKEN": "not-even-like-one", "SHORT_TOKEN": "x"}
     environment |= {"KEYBOARD": "qwertyuiop", "TOKEN_FILE": "/run/secrets/token"}
+    key_lines = ensure_signing_key(settings).read_text().splitlines()[1:-1]
+    load_vault_keyring(settings)
+    vault_key = get_vault_key_file(settings).read_text().split()[1]
     masker = build_masker(settings, environment)
 
     for secret in (
         *("correct horse", "correct%20horse", "battery-staple", "a-bootstrap-key-of-ours", "key-of-the-guard"),
         *(secret_key, "wJalr/XUtn+FEMI", "not-even-like-one"),
+        *(*key_lines, vault_key),
     ):
         assert masker.mask(f"<{secret}>".encode()) == b"<[secret]>"
     for text in (b"x", b"qwertyuiop", b"/run/secrets/token", b"db.test"):

@@ -116,6 +116,7 @@ class Replacer:
                 file.write(line.encode())
             if not report.rows:
                 raise DataError("no_rows", "The file holds no rows", remedy="Send a file with rows.")
+            file.flush()  # What does not fit any more is to be told before the vault gets its name.
         return report
 
     def replace_rows(

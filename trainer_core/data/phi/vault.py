@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,12 +122,17 @@ class Keyring:
             ) from None
         return text.decode(errors="surrogatepass")
 
+    def check_versions(self, versions: Iterable[int]) -> None:
+        """Raises ConfigurationError when one of them is not here."""
+        for version in versions:
+            self._get(version)
+
     def _get(self, version: int | None) -> VaultKey:
         if version not in self._keys:
             raise _refuse(
                 "vault_key_wrong",
                 f"The key file has no version {version}",
-                "Use the key that the vault was written with.",
+                "Use the key that the vault was written with; a new version is a further line beside the old ones.",
             )
         return self._keys[version]
 
@@ -154,7 +159,15 @@ def load_keyring(path: Path) -> Keyring:
     keys = [VaultKey(int(match[1]), bytes.fromhex(match[2])) for match in matches if match]
     if len(keys) != len(matches) or len({key.version for key in keys}) != len(keys):
         raise _refuse(
-            "vault_key_malformed", f"{path}: a line is no version and key", "Make one: medtune vault key FILE."
+            "vault_key_malformed",
+            f"{path}: a line is no version and key",
+            "Put the right file back, or make a first one: medtune vault key FILE.",
+        )
+    if not keys:
+        raise _refuse(
+            "vault_key_missing",
+            f"{path}: there is no key in it",
+            "Put the right file back, or make a first one: medtune vault key FILE.",
         )
     return Keyring(keys)
 
