@@ -111,7 +111,9 @@ def _print_table(tally: Tally) -> None:
     for phi_class, count in tally.counts.most_common():
         table.add_row(phi_class, f"{count:,}", ", ".join(map(str, tally.first_rows[phi_class])))
     Console().print(table)
-    typer.echo(f"{tally.num_rows:,} rows, {tally.counts.total():,} findings by rule set v{RULE_SET}")
+    num_findings = tally.counts.total()
+    noun = "finding" if num_findings == 1 else "findings"
+    typer.echo(f"{tally.num_rows:,} rows, {num_findings:,} {noun} by rule set v{RULE_SET}")
 
 
 def _fail(message: str) -> None:

@@ -71,20 +71,21 @@ def export_next(settings: Settings, sessions: Sessions, owner: str, is_stopping:
     lease = ExportLease(sessions, job.id, owner, settings.lease_seconds, is_stopping)
     store, store_key = Store(settings.store_location), f"{_folder(export)}/{secrets.token_hex(8)}.tar"
     try:
-        with open_workspace(settings, owner) as folder:
-            written = _export(settings, store, store_key, job, adapter, folder, lease)
-        with sessions.begin() as session:
-            lifecycle.finish_export(session, job.id, owner, store_key, written)
-        store.sweep(_folder(export), keep=store_key)  # What workers left that did not come to their end.
-    except _Refused as error:
-        logger.warning("%s: %s", job.id, error)
-        with sessions.begin() as session:
-            lifecycle.fail_export(session, job.id, owner, error.reason)
-    except CheckInterrupted:
-        logger.info("%s: its merge begins anew elsewhere: this worker must stop", job.id)
-        with sessions.begin() as session:
-            lifecycle.release_export(session, job.id, owner)
-    except LeaseLost:
+        try:
+            with open_workspace(settings, owner) as folder:
+                written = _export(settings, store, store_key, job, adapter, folder, lease)
+            with sessions.begin() as session:
+                lifecycle.finish_export(session, job.id, owner, store_key, written)
+            store.sweep(_folder(export), keep=store_key)  # What workers left that did not come to their end.
+        except _Refused as error:
+            logger.warning("%s: %s", job.id, error)
+            with sessions.begin() as session:
+                lifecycle.fail_export(session, job.id, owner, error.reason)
+        except CheckInterrupted:
+            logger.info("%s: its merge begins anew elsewhere: this worker must stop", job.id)
+            with sessions.begin() as session:
+                lifecycle.release_export(session, job.id, owner)
+    except LeaseLost:  # Also where the end of it was to be told.
         logger.warning("%s: somebody else merges it now, or it was deleted", job.id)
         store.delete(store_key)
     return True

@@ -99,6 +99,7 @@ def test_names_are_found_by_title_label_signature_and_lists(text: str, name: str
     "text",
     [
         "Parkinson's disease and Crohn's disease, a Foley catheter, Graves ophthalmopathy, Wilson disease.",
+        "St John's wort makes contraceptive pills less effective.",
         "The Prader-Willi syndrome and Hodgkin lymphoma; an Apgar score of 9; a Murphy sign.",
         "BP 128/76, HR 72, 5.2 mg/dL on 2-3 occasions, HbA1c 8.4%, INR 2.0-3.0.",
         "It may first appear at age 15 and may cause pain. She will rose to the art of hope.",

@@ -15,7 +15,7 @@ _ROMAN = frozenset("ii iii iv vi vii viii ix".split())
 _MEDICAL = re.compile(
     r"(?:pathy|itis|osis|emia|oma|trophy|plasia|penia|algia|genesis|kinase|synthase|transferase|oxidase|reductase|ectomy)s?$"
 )
-_MORE_CONTEXT = frozenset("congenital sequence hereditary distal".split())
+_MORE_CONTEXT = frozenset("congenital sequence hereditary distal wort".split())
 _CLAN = re.compile(r"(?:mc|o'|mac)[^\W\d_]{3,}")
 _FOLLOWING = re.compile(r"(?:'s|s')?(?:[ -][\w']+){1,3}")
 _AFTER_NAMES = CONTEXT_OF_EPONYMS | frozenset(
