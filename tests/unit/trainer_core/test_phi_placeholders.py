@@ -141,3 +141,18 @@ def test_keys_that_name_an_identifier_label_their_value_and_odd_keys_are_texts(t
         ("patient_name", "name.field"),
         ("key[4]", "name.listed"),
     ]
+
+
+def test_a_key_labels_whatever_stands_in_its_list_or_object(tmp_path: Path) -> None:
+    row = {
+        "instruction": "x",
+        "ssn": [123456789],
+        "mrn": {"value": "A-77", "issued": [{"by": "the ward"}], "phone": "x 442"},
+        "other": ["A-77"],
+    }
+
+    assert find_dangling(tmp_path, row) == [
+        ("ssn[0]", "ssn.field"),
+        ("mrn.value", "mrn.field"),
+        ("mrn.phone", "phone.field"),
+    ]

@@ -37,7 +37,10 @@ class Text(NamedTuple):
 
 
 def iter_texts(record: Mapping[str, object] | Pairs) -> Iterator[Text]:
-    """In the order in which they stand. A key that is no plain word is a text too, and no part of a path."""
+    """In the order in which they stand. A key that is no plain word is a text too, and no part of a path.
+
+    What stands in a list or an object is what its key says, unless a key inside says something else.
+    """
     stack: list[tuple[str, str | None, object]] = [("", None, record)]
     while stack:
         path, phi_class, value = stack.pop()
@@ -45,9 +48,9 @@ def iter_texts(record: Mapping[str, object] | Pairs) -> Iterator[Text]:
             yield Text(path, value, phi_class)
         elif isinstance(value, dict | Pairs):
             items = value if isinstance(value, Pairs) else value.items()
-            stack += list(_iter_items(path and f"{path}.", items))[::-1]
+            stack += list(_iter_items(path and f"{path}.", phi_class, items))[::-1]
         elif isinstance(value, list):
-            stack += [(f"{path}[{index}]", None, inner) for index, inner in reversed(list(enumerate(value)))]
+            stack += [(f"{path}[{index}]", phi_class, inner) for index, inner in reversed(list(enumerate(value)))]
         elif isinstance(value, bytes):
             yield Text(path, value.decode(errors="replace"), phi_class)
         elif value is not None and not isinstance(value, bool):  # a number, or of Parquet such as a date
@@ -59,10 +62,12 @@ def is_plain_key(key: str) -> bool:
     return _WORD.fullmatch(key) is not None
 
 
-def _iter_items(prefix: str, items: Iterable[tuple[str, object]]) -> Iterator[tuple[str, str | None, object]]:
+def _iter_items(
+    prefix: str, phi_class: str | None, items: Iterable[tuple[str, object]]
+) -> Iterator[tuple[str, str | None, object]]:
     for index, (key, value) in enumerate(items):
         name = key
         if not is_plain_key(key):
             name = f"value[{index}]"
             yield f"{prefix}key[{index}]", None, key
-        yield f"{prefix}{name}", _CLASS_OF_KEY.get(re.sub(r"[\s-]", "_", key.strip().lower())), value
+        yield f"{prefix}{name}", _CLASS_OF_KEY.get(re.sub(r"[\s-]", "_", key.strip().lower()), phi_class), value
