@@ -61,6 +61,8 @@ class DatasetRead(ReadModel):
     """The reference that it was fetched by; null: it was uploaded."""
     status: DatasetStatus
     """`validating`, `ready`, or `rejected`: then the report says why."""
+    reason: dict[str, Any] | None
+    """Why its check could not be made yet: code, message, remedy. It is tried again."""
     bytes: int
     """0 until a reference is fetched."""
     sha256: str | None
@@ -183,6 +185,7 @@ def read_dataset(dataset: Dataset) -> DatasetRead:
         filename=dataset.filename,
         uri=dataset.uri,
         status=dataset.status,
+        reason=dataset.reason,
         bytes=dataset.num_bytes,
         sha256=dataset.sha256 or None,
         rows=dataset.num_rows,

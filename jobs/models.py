@@ -149,6 +149,8 @@ class Dataset(Base):
     """SHA-256 over the sorted hashes of its rows: the same rows in another order have the same."""
     report: Mapped[Json | None]
     """What validation found, by line number."""
+    reason: Mapped[Json | None]
+    """Why its check could not be made when a worker last tried: code, message, remedy. Null once it is checked."""
     phi_policy: Mapped[PhiPolicy] = mapped_column(server_default=PhiPolicy.REPORT)
     phi_strategy: Mapped[Strategy | None]
     """How the placeholders are made; of the policy `replace` only."""

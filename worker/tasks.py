@@ -293,10 +293,27 @@ def check_next_dataset() -> None:
     except (OSError, StoreUnavailable, ConfigurationError) as error:
         told = f"{error.code}: {error}. {error.remedy}" if isinstance(error, ConfigurationError) else str(error)
         logger.error("%s: cannot be checked now; its check is tried again when this lease ends. %s", dataset.id, told)
+        reason = _tell_obstacle(error)
+        _run(lambda session: lifecycle.note_obstacle(session, dataset.id, owner, reason))
         return
     _ring_for_the_next(Queue.TRAIN)
     if dataset.phi_policy == PhiPolicy.REPLACE or dataset.uri is not None or not found.report["ok"]:
         _sweep([dataset.id])
+
+
+def _tell_obstacle(error: Exception) -> Json:
+    """For the dataset's owner, who need not know the machine's paths."""
+    if isinstance(error, ConfigurationError):
+        code = error.code
+    elif is_disk_full(error):
+        code = StopReason.DISK_FULL
+    else:
+        code = FailureReason.STORE_UNAVAILABLE if isinstance(error, StoreUnavailable) else FailureReason.INTERNAL_ERROR
+    return {
+        "code": code,
+        "message": "a worker could not make the check; it is tried again until it can",
+        "remedy": "let the operator read `medtune doctor` and the log of the check worker",
+    }
 
 
 def _sweep_all() -> None:

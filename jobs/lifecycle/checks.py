@@ -100,7 +100,7 @@ def finish_dataset(
     if dataset is None or dataset.lease_owner != owner or dataset.status != DatasetStatus.VALIDATING:
         raise LeaseLost(dataset_id)
     dataset.status = DatasetStatus.READY if report["ok"] else DatasetStatus.REJECTED
-    dataset.num_rows, dataset.report = report["rows"], report
+    dataset.num_rows, dataset.report, dataset.reason = report["rows"], report, None
     # A check that did not come to its end may have left something, too, where the rows are brought by checks.
     dataset.has_leftovers = not report["ok"] or dataset.phi_policy == PhiPolicy.REPLACE or dataset.uri is not None
     if clean is not None:
@@ -123,6 +123,12 @@ def _keep_in_place(session: Session, dataset_id: str, owner: str) -> None:
 def forget_leftovers(session: Session, dataset_id: str) -> None:
     """They are gone from the store."""
     session.execute(update(Dataset).where(Dataset.id == dataset_id).values(has_leftovers=False))
+
+
+def note_obstacle(session: Session, dataset_id: str, owner: str, reason: Json) -> None:
+    """Its check cannot be made now, and is tried again when the lease ends; whoever lost it notes nothing."""
+    mine = (Dataset.id == dataset_id, Dataset.lease_owner == owner, Dataset.status == DatasetStatus.VALIDATING)
+    session.execute(update(Dataset).where(*mine).values(reason=reason))
 
 
 def release_datasets(session: Session, owner: str) -> None:

@@ -571,6 +571,10 @@ def test_a_key_that_was_damaged_under_a_running_worker_rejects_no_dataset(
         assert b"vault_key_" in log
         assert b"Put the right file back" in log
         assert b"Traceback" not in log
+        reason = wait_until(lambda: find_dataset(worker, dataset.id).reason)
+        assert reason is not None
+        assert reason["code"].startswith("vault_key_")
+        assert str(quick.home) not in str(reason)
         assert [path.name for path in list_objects(quick, dataset.id)] == ["data"]
         key.write_text(kept)
 
@@ -579,6 +583,7 @@ def test_a_key_that_was_damaged_under_a_running_worker_rejects_no_dataset(
             return find_dataset(worker, dataset.id).status
 
         wait_until(look, lambda status: status == DatasetStatus.READY, every=0.5)
+        assert find_dataset(worker, dataset.id).reason is None
     finally:
         process.kill()
 
