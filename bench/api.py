@@ -16,7 +16,6 @@ from typing import Any
 import httpx
 
 from bench.report import read_figures, write_result
-from cli.client import Client
 from cli.embedded import start_postgres, start_redis
 from cli.processes import Supervisor
 from cli.serve import MEDTUNE, build_environment, find_free_port
@@ -29,6 +28,7 @@ from jobs.schema import migrate
 from jobs.settings import Settings
 from jobs.status import DatasetStatus
 from tests.factories import create_model_folder
+from tests.plain_client import Client
 
 DATASET = "ds_00000000000000000000000001"
 ROUNDS = 5

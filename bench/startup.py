@@ -19,11 +19,11 @@ from typing import Any
 import httpx
 
 from bench.report import write_result
-from cli.client import Client
 from cli.demo import SAMPLE
 from cli.processes import Supervisor
 from cli.serve import Service, build_environment, find_free_port, start_service
 from jobs.settings import Settings
+from tests.plain_client import Client
 
 ROUNDS = 5
 TRAINING = {"max_steps": 2, "max_seq_len": 128, "global_batch_size": 2, "packing": False, "eval_every_steps": 100}

@@ -17,13 +17,13 @@ from sqlalchemy import insert
 
 from bench.api import DATASET, KEY, start_ours
 from bench.report import read_figures, write_result
-from cli.client import Client, open_client
 from cli.processes import Supervisor
 from jobs import lifecycle, repository
 from jobs.database import Role, Sessions, build_engine, build_sessions
 from jobs.lifecycle import Claimant
 from jobs.models import LogChunk, Metric
 from jobs.settings import Settings
+from tests.plain_client import Client, open_client
 
 NUM_STREAMS = 200
 SECONDS = 30

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cli.errors import clear_errors, fail
-from cli.remote import open_service, print_table
+from cli.remote import open_service, print_json, print_table
 from jobs.errors import MedtuneError
 from jobs.model_registry import add_model, list_models, pull_model
 from jobs.model_report import Method, ModelReport, Note, build_report
@@ -52,7 +52,10 @@ def check(
     if load and report.trainable and (problem := _try_to_load(model)) is not None:
         report.trainable = False
         report.problems.append(problem)
-    typer.echo(report.model_dump_json() if as_json else _describe(report))
+    if as_json:
+        print_json(report)
+    else:
+        typer.echo(_describe(report))
     raise typer.Exit(0 if report.trainable else 1)
 
 

@@ -1,12 +1,11 @@
 """`medtune usage`: GPU hours of the tenant's jobs, from a running service."""
 
 import datetime
-import json
 from typing import Annotated, Any
 
 import typer
 
-from cli.remote import open_service, print_table
+from cli.remote import AsJson, open_service, print_json, print_table
 
 _Time = Annotated[
     datetime.datetime | None,
@@ -22,7 +21,7 @@ def usage(
     group_by: Annotated[str, typer.Option(help="key, model, status, or tag:NAME of the jobs' metadata.")] = "key",
     since: _Time = None,
     until: _Time = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The service's answer as it is.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show GPU hours per key, tag, model or status; without times, of the last 30 days."""
     times = {"since": since, "until": until}
@@ -30,7 +29,7 @@ def usage(
     with open_service() as client:
         answer = client.get("/usage", group_by=group_by, **asked)
     if as_json:
-        typer.echo(json.dumps(answer, indent=2))
+        print_json(answer)
         return
     rows = [(_name(group), *_describe(group)) for group in answer["data"]]
     print_table(

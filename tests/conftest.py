@@ -12,7 +12,6 @@ import psycopg
 import pytest
 from sqlalchemy import make_url
 
-from cli.client import Client
 from cli.embedded import start_postgres, start_redis
 from cli.processes import Supervisor
 from cli.serve import Service, find_free_port, start_service
@@ -21,6 +20,7 @@ from jobs.database import Role, Sessions, build_engine, build_sessions
 from jobs.schema import migrate
 from jobs.settings import Settings
 from tests.factories import create_model_folder
+from tests.plain_client import Client
 
 FAKE_TRAINER = [sys.executable, str(Path(__file__).parent / "fake_trainer.py")]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import psutil
 
-from cli.client import Client
+from tests.plain_client import Client
 
 T = TypeVar("T")
 

@@ -1,6 +1,5 @@
 """`medtune import-openai DIR`. Exits with 1 when anything of the folder was not taken."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ from cli.openai_import.carrying_out import Uploads, build_request, submit, write
 from cli.openai_import.export import Export, load_export
 from cli.openai_import.planning import Taken, plan_import
 from cli.openai_import.table import TableError, load_table, write_table
-from cli.remote import open_service, print_table
+from cli.remote import open_service, print_json, print_table
 from medtune import ApiError
 
 Json = dict[str, Any]
@@ -65,7 +64,7 @@ def import_openai(  # noqa: PLR0913  options
         results += _carry_out(plan.taken, out, phi_policy, is_submitted)
     unreadable = [found.model_dump() for found in export.unreadable]
     if as_json:
-        typer.echo(json.dumps({"jobs": results, "unreadable": unreadable}, indent=2))
+        print_json({"jobs": results, "unreadable": unreadable})
     else:
         _print(results, unreadable)
     if unreadable or any(result["status"] == "not taken" for result in results):

@@ -12,10 +12,10 @@ from playwright.sync_api import BrowserContext, Page, expect
 from psycopg.types.json import Jsonb
 
 from api.dependencies import SESSION_COOKIE
-from cli.client import Client
 from cli.serve import Service
 from tests.browser.conftest import LAN_HOST, sign_in
 from tests.factories import submit_script, upload_script, wait_for_status, write_rows
+from tests.plain_client import Client
 
 ATTACK = '<img src=x onerror="alert(1)"><script>alert(2)</script>'
 

@@ -23,7 +23,6 @@ import redis
 from pydantic import SecretStr
 from sqlalchemy import Engine, func, make_url, select
 
-from cli.client import ApiError, Client
 from cli.embedded import as_postgres_user, start_postgres, start_redis
 from cli.processes import Supervisor
 from cli.serve import MEDTUNE, build_environment, find_free_port
@@ -37,6 +36,7 @@ from tests.factories import create_model_folder, wait_until, write_rows
 from tests.faults.history import ClientLog, History, check_history, read_history
 from tests.faults.network import Network
 from tests.faults.node import Node, Part
+from tests.plain_client import ApiError, Client
 
 logger = logging.getLogger(__name__)
 

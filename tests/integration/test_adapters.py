@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.client import Client
 from cli.serve import Service
 from tests.factories import submit_script, upload_script, wait_for_status
+from tests.plain_client import Client
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from typer.testing import CliRunner
 
-from cli.client import Client
 from cli.main import build_app
 from cli.serve import Service
 from jobs import audit_log
 from jobs.database import Role, Sessions, build_engine, build_sessions, tenant_transaction
 from tests.factories import submit_script, upload_script, wait_for_status
 from tests.integration.rows import OpenSessions
+from tests.plain_client import Client
 
 NUM_THREADS, NUM_EACH = 6, 20
 

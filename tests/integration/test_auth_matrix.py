@@ -18,12 +18,12 @@ from sqlalchemy.orm import Session
 
 from api.dashboard import pages, sign_in
 from api.dependencies import SESSION_COOKIE
-from cli.client import Client, open_client
 from cli.serve import Service
 from jobs.api_keys import create_key, revoke_key
 from jobs.database import Role, build_engine, build_sessions, tenant_transaction
 from jobs.models import TENANT_TABLES, Export
 from tests.factories import submit_script, upload_script, wait_for_status, wait_until
+from tests.plain_client import Client, open_client
 
 OPEN_ROUTES = {("GET", "/healthz"), ("GET", "/readyz")}
 """They say whether the service lives, to whoever asks. All others of the API want a key."""

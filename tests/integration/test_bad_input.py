@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from cli.client import Client
 from cli.serve import Service
 from tests.factories import create_model_folder, upload_script, wait_until
+from tests.plain_client import Client
 
 ABSENT = "ds_00000000000000000000000000"
 

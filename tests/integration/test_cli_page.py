@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.client import Client
 from cli.serve import Service
 from tests.factories import submit_script, wait_for_status
+from tests.plain_client import Client
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")

@@ -20,7 +20,6 @@ import psutil
 import psycopg
 import pytest
 
-from cli.client import ApiError, Client
 from cli.embedded import start_postgres
 from cli.processes import Supervisor
 from cli.serve import find_free_port
@@ -30,6 +29,7 @@ from jobs.schema import migrate
 from jobs.settings import Settings
 from jobs.status import FINAL
 from tests.factories import is_alive, wait_for_status, wait_until, write_rows
+from tests.plain_client import ApiError, Client
 from tests.rules.test_containers import COMPOSE, OURS, SERVICES, get_source, make_secrets
 
 _NOBODY = 65534

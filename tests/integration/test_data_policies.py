@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from cli.client import Client
 from jobs import lifecycle
 from jobs.database import Sessions
 from jobs.errors import LeaseLost
@@ -15,6 +14,7 @@ from jobs.repository import Identity
 from jobs.status import DatasetStatus, PhiPolicy
 from tests.factories import write_rows
 from tests.integration.rows import add_dataset
+from tests.plain_client import Client
 from worker import checks
 from worker.checks import CheckInterrupted, CheckLease, check_file
 

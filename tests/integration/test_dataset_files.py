@@ -11,7 +11,7 @@ import pytest
 from backports import zstd
 from pyarrow import parquet
 
-from cli.client import Client
+from tests.plain_client import Client
 
 ROWS = [{"instruction": f"Question {index}", "response": "yes"} for index in range(40)]
 JSONL = "".join(json.dumps(row) + "\n" for row in ROWS).encode()

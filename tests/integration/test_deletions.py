@@ -16,7 +16,6 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 from typer.testing import CliRunner
 
-from cli.client import Client
 from cli.main import build_app
 from cli.serve import Service
 from jobs import lifecycle, repository
@@ -29,6 +28,7 @@ from jobs.settings import Settings
 from jobs.store import Store
 from tests.factories import submit_script, upload_script, wait_for_status, wait_until
 from tests.integration.rows import BROKEN, add_dataset, claim, submit
+from tests.plain_client import Client
 from worker.deleting import delete_objects, delete_work_folders
 from worker.machine import HOSTNAME
 

@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from cli.client import ApiError, Client
 from jobs import lifecycle, repository
 from jobs.database import Sessions, tenant_transaction
 from jobs.errors import Conflict, LeaseLost
@@ -21,6 +20,7 @@ from jobs.status import AdapterState, ExportStatus
 from jobs.store import StoreWriter
 from tests.factories import submit_script, wait_for_status
 from tests.integration.rows import add_dataset, claim, submit
+from tests.plain_client import ApiError, Client
 
 
 def ask(api: Sessions, identity: Identity, job_id: str) -> ExportStatus:

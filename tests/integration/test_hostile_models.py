@@ -24,10 +24,10 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from cli.client import Client, open_client
 from cli.serve import Service
 from jobs.status import Fault
 from tests.factories import create_model_folder, upload_script
+from tests.plain_client import Client, open_client
 from trainer_core.checkpoints import write_folder, write_manifest
 from trainer_core.data.templates import render
 from trainer_core.demo_model import build_demo_model

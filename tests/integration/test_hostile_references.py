@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import pytest
 
-from cli.client import Client, open_client
 from cli.serve import Service
 from tests.factories import submit_script, upload_script, wait_for_status
+from tests.plain_client import Client, open_client
 
 SECRET = "CANARY-7f3a"
 """What stands in the file outside."""

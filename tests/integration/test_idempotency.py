@@ -15,7 +15,6 @@ import httpx
 import pytest
 from sqlalchemy import func, select, update
 
-from cli.client import Client
 from cli.serve import MEDTUNE, Service, build_environment, find_free_port
 from jobs import idempotency
 from jobs.database import Sessions, tenant_transaction
@@ -24,6 +23,7 @@ from jobs.models import IdempotencyKey
 from jobs.repository import Identity
 from tests.factories import read_all, upload_script, wait_for_status, wait_until
 from tests.integration.rows import OpenSessions
+from tests.plain_client import Client
 
 ROWS = b'{"instruction": "q", "response": "a"}\n'
 

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from cli.client import Client
 from tests.factories import submit_script, upload_script, wait_for_status
+from tests.plain_client import Client
 
 CRITICAL = {"checks": True, "critical": ["chest-pain-01"]}
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cli.client import Client
 from cli.main import build_app
 from cli.serve import Service
 from tests.factories import read_all, submit_script, wait_for_status, wait_until
+from tests.plain_client import Client
 
 
 def test_the_owner_sees_the_first_rows_with_what_is_trained_and_nobody_else_does(

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from cli.client import ApiError, Client
 from cli.serve import Service
 from jobs.status import FINAL
 from tests.factories import (
@@ -20,6 +19,7 @@ from tests.factories import (
     wait_for_status,
     write_rows,
 )
+from tests.plain_client import ApiError, Client
 
 
 def test_a_job_runs_to_its_adapter(client: Client, tmp_path: Path) -> None:

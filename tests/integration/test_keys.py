@@ -17,7 +17,6 @@ from starlette.routing import Mount
 from api.app import create_app
 from api.dashboard import pages
 from api.scopes import OPEN, SCOPES
-from cli.client import Client
 from cli.serve import Service
 from jobs.api_keys import create_key
 from jobs.database import Role, build_engine, build_sessions
@@ -25,6 +24,7 @@ from jobs.models import ApiKey
 from jobs.scopes import DEFAULT_SCOPES, Scope
 from jobs.settings import Settings
 from tests.factories import wait_until
+from tests.plain_client import Client
 
 ROOT = Path(__file__).parents[2]
 Make = Callable[..., dict[str, Any]]

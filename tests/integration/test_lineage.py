@@ -8,7 +8,6 @@ import pytest
 from sqlalchemy import select
 from typer.testing import CliRunner
 
-from cli.client import Client
 from cli.main import build_app
 from cli.serve import Service
 from jobs.database import Role, build_engine, build_sessions
@@ -16,6 +15,7 @@ from jobs.models import AuditEntry, RowShard
 from jobs.settings import Settings
 from tests.factories import submit_script, wait_for_status, write_rows
 from tests.integration.test_data_policies import ROWS, upload
+from tests.plain_client import Client
 from trainer_core.data.row_hashes import HashedRows, hash_row
 
 

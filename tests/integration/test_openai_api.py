@@ -9,7 +9,6 @@ from sqlalchemy import func, update
 
 from api.routes.openai.results import write_step_metrics
 from api.routes.openai.schemas import _STATUSES
-from cli.client import Client
 from cli.serve import Service
 from jobs.database import Sessions, build_engine, build_sessions
 from jobs.models import Metric, Upload
@@ -18,6 +17,7 @@ from jobs.settings import Settings
 from jobs.status import FINAL, JobStatus
 from tests.factories import upload_script, wait_until
 from tests.integration.rows import add_dataset, submit
+from tests.plain_client import Client
 
 JOBS = "/v1/fine_tuning/jobs"
 UPLOAD = {"bytes": 39, "filename": "rows.jsonl", "mime_type": "application/jsonl", "purpose": "fine-tune"}

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cli.client import Client
 from cli.main import build_app
 from cli.serve import Service
 from tests.openai_export import MODEL, write_export
+from tests.plain_client import Client
 
 PAGE = Path(__file__).parents[2] / "docs" / "openai.md"
 

@@ -13,10 +13,10 @@ from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.core.failures import FailureGroup
 from schemathesis.core.result import Ok
 
-from cli.client import Client
 from cli.serve import Service
 from jobs.api_keys import create_key
 from jobs.database import Role, build_engine, build_sessions
+from tests.plain_client import Client
 
 EXAMPLES = 10
 """Of requests for each operation: enough for every field, and the suite stays short."""

@@ -11,7 +11,6 @@ import psycopg
 import pytest
 import redis
 
-from cli.client import Client
 from cli.embedded import as_postgres_user
 from cli.processes import Supervisor
 from cli.serve import Service, find_free_port, start_service
@@ -25,6 +24,7 @@ from jobs.submission import submit_job
 from jobs.task_queue import Queue, build_celery, ring
 from tests.conftest import FAKE_TRAINER, FAST
 from tests.factories import create_model_folder, is_alive, submit_script, upload_script, wait_for_status, wait_until
+from tests.plain_client import Client
 
 
 def test_a_lost_ring_is_healed(service: Service, client: Client, tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from cli.client import Client
 from jobs.settings import Settings
 from jobs.status import OverlapPolicy
 from tests.factories import write_rows
+from tests.plain_client import Client
 from trainer_core.errors import ConfigurationError
 from trainer_core.safety.probes import load_probes
 from worker.overlap import add_overlap

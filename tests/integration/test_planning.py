@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from sqlalchemy import text, update
 
-from cli.client import ApiError, Client
 from cli.serve import Service
 from jobs.database import Role, Sessions, tenant_transaction
 from jobs.errors import InvalidRequest
@@ -26,6 +25,7 @@ from jobs.submission import plan_submission, submit_job
 from jobs.task_queue import Queue
 from jobs.workers import WorkerDescription, show_presence
 from tests.factories import create_model_folder, wait_until, write_rows, write_weights
+from tests.plain_client import ApiError, Client
 from tests.unit.trainer_core.shapes import LLAMA_31_8B, list_llama_shapes
 from trainer_core.planning.hardware import Hardware
 

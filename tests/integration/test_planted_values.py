@@ -6,9 +6,9 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from cli.client import Client
 from cli.serve import Service
 from tests.factories import wait_until, write_rows
+from tests.plain_client import Client
 
 NUMBER = "219-07-4431"
 SURNAME = "Quillbergh"

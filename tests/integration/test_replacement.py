@@ -18,7 +18,6 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from typer.testing import CliRunner
 
-from cli.client import Client
 from cli.main import build_app
 from cli.serve import MEDTUNE, Service, build_environment
 from jobs import audit_log, lifecycle, repository
@@ -35,6 +34,7 @@ from jobs.vault_key import find_vault_keyring, get_vault_key_file, load_vault_ke
 from tests.conftest import FAST, Servers
 from tests.factories import wait_until, write_rows
 from tests.integration.test_data_policies import PRIVATE, ROWS, STATEMENT, upload
+from tests.plain_client import Client
 from trainer_core.data.phi.replacement import Replacer
 from trainer_core.data.phi.strategy import Strategy
 from trainer_core.data.phi.vault import VaultEntry, create_key_file, create_secret

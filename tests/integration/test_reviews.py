@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from cli.client import ApiError, Client
 from cli.serve import Service
 from jobs import invariants
 from jobs.database import Role, build_engine, build_sessions
 from tests.factories import find_trainer, submit_script, upload_script, wait_for_status, wait_until
+from tests.plain_client import ApiError, Client
 
 REASON = "We looked at every answer, and this one is right for our wards."
 HOLD = {"safety": {"on_violation": "hold"}}

@@ -10,11 +10,11 @@ from pathlib import Path
 import boto3
 import pytest
 
-from cli.client import ApiError, Client, open_client
 from cli.serve import Service
 from jobs.store import Store, StoreUnavailable
 from tests.conftest import Servers, run_service
 from tests.factories import read_all, submit_script, upload_script, wait_for_status, wait_until, write_rows
+from tests.plain_client import ApiError, Client, open_client
 from tests.s3_server import SECRET, serving_s3
 from tests.unit.jobs.test_references import HOSTILE
 

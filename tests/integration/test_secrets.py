@@ -4,11 +4,11 @@ from pathlib import Path
 
 from sqlalchemy import make_url, text
 
-from cli.client import Client
 from cli.serve import Service
 from jobs.database import build_engine
 from jobs.models import Base
 from tests.factories import read_all, submit_script, wait_for_status
+from tests.plain_client import Client
 
 TOKEN = "hf_" + "Ab1" * 12
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli.client import Client
 from cli.serve import find_free_port
 from tests.conftest import FAKE_TRAINER, FAST
 from tests.factories import create_model_folder, is_alive, submit_script, wait_for_status, wait_until
+from tests.plain_client import Client
 
 
 @dataclass

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from cli.client import Client
 from cli.processes import Supervisor
 from cli.serve import Service, find_free_port, start_service
 from jobs.settings import Settings
 from tests.conftest import FAKE_TRAINER, FAST, Servers, create_database
 from tests.factories import create_model_folder, find_trainer, submit_script, wait_for_status
+from tests.plain_client import Client
 
 
 @pytest.fixture(scope="module")

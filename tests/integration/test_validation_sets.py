@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from cli.client import Client
 from jobs.ids import new_id
 from tests.factories import submit_script, upload_script, wait_for_status, write_rows
+from tests.plain_client import Client
 
 PATIENT = {"instruction": "Call Mrs Maria Kowalski at (555) 201-3344.", "response": "yes"}
 

@@ -23,7 +23,6 @@ from openai import InvalidWebhookSignatureError, OpenAI
 from pydantic import SecretStr
 from sqlalchemy import select, text, update
 
-from cli.client import ApiError, Client
 from cli.serve import MEDTUNE, Service, build_environment
 from jobs import lifecycle, repository
 from jobs.database import Sessions, tenant_transaction
@@ -35,6 +34,7 @@ from jobs.webhooks.endpoints import create_endpoint
 from jobs.webhooks.messages import derive_secret
 from tests.factories import read_all, upload_script, wait_for_status, wait_until
 from tests.integration.rows import BROKEN, add_dataset, claim, submit
+from tests.plain_client import ApiError, Client
 from worker.webhooks import run_sender
 
 SECONDS = 120

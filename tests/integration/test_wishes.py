@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from cli.client import Client
 from cli.serve import MEDTUNE, Service, build_environment
 from jobs import lifecycle
 from jobs.api_keys import create_key
@@ -19,6 +18,7 @@ from jobs.database import Role, build_engine, build_sessions
 from jobs.lifecycle import Claimant, Ending, Lease, Retries
 from jobs.status import FINAL, Fault
 from tests.factories import read_all, submit_script, upload_script, wait_for_status, wait_until
+from tests.plain_client import Client
 
 WAITS = {"model": "tiny", "resources": {"gpus": 8}, "priority": 100}
 """A job that no worker of the service can take, and that is the next for one that could."""

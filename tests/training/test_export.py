@@ -14,13 +14,13 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from cli.client import Client
 from cli.main import build_app
 from cli.processes import Supervisor
 from cli.serve import Service, find_free_port, start_service
 from jobs.settings import Settings
 from tests.conftest import Servers, create_database
 from tests.factories import wait_for_status, wait_until, write_rows
+from tests.plain_client import Client
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 

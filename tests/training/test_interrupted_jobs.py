@@ -9,13 +9,13 @@ from typing import Any
 import psutil
 import pytest
 
-from cli.client import Client
 from cli.processes import Supervisor
 from cli.serve import Service, find_free_port, start_service
 from jobs.settings import Settings
 from jobs.status import FINAL
 from tests.conftest import Servers, create_database
 from tests.factories import find_trainer, read_all, wait_for_status, wait_until
+from tests.plain_client import Client
 
 ROWS = Path(__file__).parent.parent.parent / "examples" / "medical_qa.jsonl"
 STEPS, SAVE_EVERY = 12, 3

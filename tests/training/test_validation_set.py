@@ -12,12 +12,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cli.client import Client
 from cli.processes import Supervisor
 from cli.serve import Service, find_free_port, start_service
 from jobs.settings import Settings
 from tests.conftest import Servers, create_database
 from tests.factories import read_all, wait_for_status, write_rows
+from tests.plain_client import Client
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
