@@ -7,6 +7,7 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     CheckConstraint,
+    Computed,
     DateTime,
     Float,
     ForeignKey,
@@ -296,6 +297,7 @@ class Job(Base):
         Index("ix_jobs_metadata", "metadata", postgresql_using="gin"),
         Index("ix_jobs_dataset", "dataset_id"),
         Index("ix_jobs_validation_dataset", "validation_dataset_id"),
+        Index("ix_jobs_initial_job", "initial_job_id", postgresql_where=text("initial_job_id IS NOT NULL")),
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -309,6 +311,8 @@ class Job(Base):
     validation_dataset_id: Mapped[str | None]
     spec: Mapped[Json]
     """The JobSpec as accepted."""
+    initial_job_id: Mapped[str | None] = mapped_column(Computed("spec -> 'init_from' ->> 'job'", persisted=True))
+    """The job whose weights its adapter begins with; it may be deleted."""
     priority: Mapped[int] = mapped_column(Integer)
     num_gpus: Mapped[int] = mapped_column(Integer)
     labels: Mapped[Json] = mapped_column("metadata")

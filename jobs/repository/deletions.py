@@ -96,6 +96,5 @@ def _count(session: Session, of_it: ColumnElement[bool]) -> int:
 
 def count_unfinished_descendants(session: Session, job_id: str) -> int:
     """Jobs that are to go on from it."""
-    initial = Job.__table__.c.spec["init_from"]["job"].astext
-    goes_on = (initial == job_id, Job.status.not_in(FINAL))
+    goes_on = (Job.initial_job_id == job_id, Job.status.not_in(FINAL))
     return session.scalar(select(func.count()).select_from(Job).where(*goes_on)) or 0

@@ -29,9 +29,6 @@ def list_key_versions_of_rows(session: Session) -> Sequence[int]:
     return [version for version in session.scalars(versions) if version is not None]
 
 
-_initial_job = Job.__table__.c.spec["init_from"]["job"].astext
-
-
 def find_initial(session: Session, job: Job) -> Adapter | Checkpoint | None:
     """What a job's `init_from` names; None: nothing, or it is gone."""
     initial = job.spec.get("init_from") or {}
@@ -73,19 +70,20 @@ def list_jobs_of_datasets(session: Session, dataset_ids: Collection[str]) -> Seq
 
     Also those that were deleted, as far as their records tell.
     """
-    one, child = (union_all(_LIVING, _DELETED).subquery() for _ in range(2))
+    one, job = (union_all(_LIVING, _DELETED).subquery() for _ in range(2))
+    child = _DERIVATIONS.subquery()
     uses = or_(one.c.dataset_id.in_(dataset_ids), one.c.validation_dataset_id.in_(dataset_ids))
     found = select(one.c.id).where(uses).cte("found", recursive=True)
     found = found.union(select(child.c.id).join(found, child.c.derived_from == found.c.id))
-    job = union_all(_LIVING, _DELETED).subquery()
-    return session.execute(select(job).where(job.c.id.in_(select(found.c.id))).order_by(job.c.id.desc())).all()
+    ids = session.scalars(select(found.c.id)).all()  # On their own: joined to them, all jobs would be read.
+    return session.execute(select(job).where(job.c.id.in_(ids)).order_by(job.c.id.desc())).all()
 
 
 def _select_living() -> Select[Any]:
     columns = (Job.id, Job.name, Job.model, Job.status, Job.dataset_id, Job.validation_dataset_id, Job.created_at)
     return select(
         *columns,
-        _initial_job.label("derived_from"),
+        Job.__table__.c.initial_job_id.label("derived_from"),
         cast(Adapter.state, Text).label("adapter_state"),
         Adapter.sha256.label("adapter_sha256"),
         cast(null(), DateTime(timezone=True)).label("deleted_at"),
@@ -111,3 +109,7 @@ def _select_deleted() -> Select[Any]:
 
 
 _LIVING, _DELETED = _select_living(), _select_deleted()
+_DERIVATIONS = union_all(
+    select(Job.id, Job.initial_job_id.label("derived_from")),
+    select(Deletion.subject_id, Deletion.__table__.c.record["init_from"]["job"].astext).where(Deletion.kind == "job"),
+)
