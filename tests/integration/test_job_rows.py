@@ -25,7 +25,7 @@ def test_the_owner_sees_the_first_rows_with_what_is_trained_and_nobody_else_does
     assert json.loads(sample["runs"][0]["text"])["shows_rows"]
     assert sample["runs"][1] == {"text": "yes", "trained": True}
     assert other_tenant.http.get(f"/jobs/{job_id}/rows").status_code == 404
-    reads = [entry for entry in client.get("/audit", limit=1000)["data"] if entry["action"] == "get_rows"]
+    reads = [entry for page in client.follow("/audit") for entry in page if entry["action"] == "get_rows"]
     assert [entry["object_id"] for entry in reads if entry["object_id"] == job_id] == [job_id]
     told = json.dumps([read_all(client, f"/jobs/{job_id}/{what}") for what in ("events", "logs", "metrics")])
     assert "shows_rows" not in told
