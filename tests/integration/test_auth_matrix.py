@@ -21,7 +21,7 @@ from api.dependencies import SESSION_COOKIE
 from cli.serve import Service
 from jobs.api_keys import create_key, revoke_key
 from jobs.database import Role, build_engine, build_sessions, tenant_transaction
-from jobs.models import TENANT_TABLES, Export
+from jobs.models import TENANT_TABLES, Base, Export
 from tests.factories import submit_script, upload_script, wait_for_status, wait_until
 from tests.plain_client import Client, open_client
 
@@ -475,7 +475,8 @@ def test_row_level_security_alone_keeps_every_row(
         with allowed_or_forbidden(), tenant_transaction(sessions, other) as session:
             assert session.execute(text(statement)).rowcount == 0  # type: ignore[attr-defined]
     row = f'jsonb_populate_record(NULL::{table}, \'{{"tenant_id": "default"}}\')'
-    plant = f"INSERT INTO {table} OVERRIDING SYSTEM VALUE SELECT * FROM {row}"
+    columns = ", ".join(column.name for column in Base.metadata.tables[table].columns if column.computed is None)
+    plant = f"INSERT INTO {table} ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM {row}"
     with (
         pytest.raises(ProgrammingError, match=r"row-level security|permission denied"),
         tenant_transaction(sessions, other) as session,
