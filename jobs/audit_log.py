@@ -15,6 +15,7 @@ from sqlalchemy import bindparam, column, func, insert, select, table, text, tup
 from sqlalchemy.orm import Session
 
 from jobs.models import AuditEntry, AuditHead, Json
+from jobs.statements import Statement
 
 OPERATOR = "operator"
 """The actor of the command line, which works on the database itself."""
@@ -27,8 +28,10 @@ _BATCH = 1000
 _columns = AuditEntry.__table__.c
 _GIVEN = ("tenant_id", "actor", "action", "object_id", "result", "data")
 """The rest is the trigger's."""
-_ADD = insert(table("audit_entries", *(column(name, _columns[name].type) for name in _GIVEN))).values(
-    {name: bindparam(name) for name in _GIVEN}
+ADD_ENTRY = Statement(
+    insert(table("audit_entries", *(column(name, _columns[name].type) for name in _GIVEN))).values(
+        {name: bindparam(name) for name in _GIVEN}
+    )
 )
 
 
@@ -44,7 +47,7 @@ def record(
 ) -> None:
     """The last statement of its transaction: it holds the tenant's chain until the commit."""
     values = _build(tenant_id, actor, action, object_id, result, data)
-    session.connection().execute(_ADD, values)
+    ADD_ENTRY.first(session, **values)
 
 
 def record_read(session: Session, *, tenant_id: str, actor: str, action: str, object_id: str | None) -> None:
@@ -58,7 +61,7 @@ def record_read(session: Session, *, tenant_id: str, actor: str, action: str, ob
         _columns.at > func.now() - text(f"interval '{READ_AGAIN}'"),
     )
     if session.connection().execute(earlier.limit(1)).first() is None:
-        session.connection().execute(_ADD, values)
+        ADD_ENTRY.first(session, **values)
 
 
 def record_by_operator(session: Session, *, tenant_id: str, action: str, object_id: str, **data: Any) -> None:

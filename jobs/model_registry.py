@@ -1,6 +1,7 @@
 """Base models that jobs may name: the folders in MODELS_DIR and the entries of MODELS_FILE. Nothing else.
 
-Both are read anew for every request and every attempt, so that what was added is there at once, for all processes.
+Both are read anew for every request and every attempt, so that what was added is there at once, for all processes;
+submissions go by what `jobs.planning.get_model_facts` keeps for a second.
 """
 
 from pathlib import Path

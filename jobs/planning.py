@@ -1,25 +1,32 @@
 """What a job would take, told from its request, its dataset's statistics and the workers that live."""
 
+import time
 from dataclasses import dataclass
-from math import ceil, sqrt
+from math import ceil, inf, sqrt
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Row
 
 from jobs.errors import InvalidRequest
+from jobs.model_registry import get_model
+from jobs.settings import Settings
 from jobs.spec import JobSpec
 from trainer_core.errors import ModelError, TrainerError
 from trainer_core.planning.hardware import Hardware
 from trainer_core.planning.model_facts import ModelFacts, load_model_facts
 from trainer_core.planning.plan import Plan, Workload, plan_training
-from trainer_core.run_dir import ModelSource
 
 _CHARACTERS_PER_TOKEN = 4
 """Of English text with vocabularies of 32k and more, as tokenizers' makers say; others take more tokens."""
 _TEMPLATE_TOKENS = 20
 """What a chat template adds to a row."""
 _LARGE_SCALE = 8
+_KEPT_SECONDS = 1.0
+"""A look at a model's files is dozens of system calls, and after each of them a thread waits for its turn again: with a
+look for every submission the API took half as many of them."""
+_kept_facts: dict[tuple[Path | None, Path | None, str], tuple[float, ModelFacts | None]] = {}
+"""When they were read, and what was; of models that exist, so that there are no more of them."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,27 @@ class JobPlan:
     """Messages by code."""
 
 
+def get_model_facts(settings: Settings, name: str) -> ModelFacts | None:
+    """Of a model that can be trained; None for a hub's that was not fetched. Raises InvalidRequest.
+
+    What is wrong with a model's files shows within a second; what was wrong and is mended, at once.
+    """
+    key = (settings.models_dir, settings.models_file, name)
+    now = time.monotonic()
+    read_at, facts = _kept_facts.get(key, (-inf, None))
+    if now - read_at < _KEPT_SECONDS:
+        return facts
+    folder = Path(get_model(settings, name).source)
+    try:
+        facts = load_model_facts(folder) if folder.is_absolute() else None
+    except TrainerError as error:
+        raise _translate(error) from error
+    _kept_facts[key] = (now, facts)
+    return facts
+
+
 def plan_job(
-    spec: JobSpec, model: ModelSource, submission: Row[Any], tokens_per_second: float | None = None
+    spec: JobSpec, facts: ModelFacts | None, submission: Row[Any], tokens_per_second: float | None = None
 ) -> JobPlan:
     """`submission` is a row of `repository.get_submission_facts`. Raises InvalidRequest with the field and a remedy."""
     estimate = _estimate_rows(submission)
@@ -60,7 +86,6 @@ def plan_job(
         disk_free_bytes=submission.disk_free_bytes,
     )
     try:
-        facts = load_model_facts(Path(model.source)) if Path(model.source).is_absolute() else None
         plan = plan_training(
             spec.training,
             num_processes=num_gpus or spec.resources.cpus or 1,

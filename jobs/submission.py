@@ -10,9 +10,8 @@ from jobs import lifecycle, repository
 from jobs.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from jobs.ids import new_id
 from jobs.initial import resolve_initial
-from jobs.model_registry import get_model
 from jobs.models import Json
-from jobs.planning import JobPlan, plan_job
+from jobs.planning import JobPlan, get_model_facts, plan_job
 from jobs.quotas import check_tenant_queue
 from jobs.references import create_referenced_dataset, parse_reference
 from jobs.repository import Identity
@@ -20,7 +19,7 @@ from jobs.scopes import Scope
 from jobs.settings import Settings
 from jobs.spec import DatasetReference, JobSpec, ValidationSpec
 from jobs.status import FINAL, DatasetStatus
-from trainer_core.run_dir import ModelSource
+from trainer_core.planning.model_facts import ModelFacts
 
 
 def submit_job(
@@ -34,9 +33,9 @@ def submit_job(
 ) -> Row[Any]:
     """The view of the new job. Raises InvalidRequest, NotFound, LimitReached."""
     check_priority(identity, spec)
-    model, facts = _check_request(session, settings, spec)
+    model_facts, facts = _check_request(session, settings, spec)
     spec = resolve_initial(session, spec)
-    plan_job(spec, model, facts)  # refuses what could not train
+    plan_job(spec, model_facts, facts)  # refuses what could not train
     check_tenant_queue(session, identity, settings)
     lifecycle.check_queue_limit(session, identity.key_id, identity.max_queued)
     has_references = bool(spec.dataset.uri or (spec.validation and spec.validation.uri))
@@ -77,12 +76,12 @@ def check_priority(identity: Identity, spec: JobSpec) -> None:
 
 def plan_submission(session: Session, settings: Settings, spec: JobSpec) -> JobPlan:
     """What `submit_job` would queue, and what it would take. Raises what that would raise."""
-    model, facts = _check_request(session, settings, spec)
+    model_facts, facts = _check_request(session, settings, spec)
     spec = resolve_initial(session, spec)
     throughput = repository.find_throughput(
         session, model=spec.model, quantization=spec.training.quantization, num_gpus=facts.num_gpus
     )
-    return plan_job(spec, model, facts, throughput)
+    return plan_job(spec, model_facts, facts, throughput)
 
 
 def retry_job(session: Session, identity: Identity, settings: Settings, job_id: str, changes: Json) -> Row[Any]:
@@ -123,9 +122,9 @@ def merge_patch(target: Json, patch: Json) -> Json:
     return merged
 
 
-def _check_request(session: Session, settings: Settings, spec: JobSpec) -> tuple[ModelSource, Row[Any]]:
-    """The model, and the row of `repository.get_submission_facts`. Raises InvalidRequest, NotFound."""
-    model = get_model(settings, spec.model)
+def _check_request(session: Session, settings: Settings, spec: JobSpec) -> tuple[ModelFacts | None, Row[Any]]:
+    """The facts of the model, and the row of `repository.get_submission_facts`. Raises InvalidRequest, NotFound."""
+    model_facts = get_model_facts(settings, spec.model)
     if spec.training.early_stopping is not None and spec.validation is None:
         raise InvalidRequest(
             "early_stopping_needs_validation",
@@ -152,7 +151,7 @@ def _check_request(session: Session, settings: Settings, spec: JobSpec) -> tuple
         _check_dataset(spec.dataset.id, facts.dataset_status, "dataset.id")
     if validation_id is not None:
         _check_dataset(validation_id, facts.validation_status, "validation.id")
-    return model, facts
+    return model_facts, facts
 
 
 def _resolve_references(session: Session, identity: Identity, settings: Settings, spec: JobSpec) -> JobSpec:

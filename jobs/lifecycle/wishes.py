@@ -12,6 +12,7 @@ from jobs.ids import new_id
 from jobs.lifecycle.changes import Ending, add_event, change_status, finish
 from jobs.lifecycle.checks import go_on_after_check
 from jobs.models import Event, Job, Json
+from jobs.statements import Statement
 from jobs.status import FINAL, JobStatus
 
 
@@ -20,7 +21,7 @@ def create_job(session: Session, values: Json, *, is_dataset_checked: bool, larg
     status = JobStatus.QUEUED if is_dataset_checked else JobStatus.VALIDATING
     event = {"event_id": new_id("evt"), "message": f"job created, {status}", "data": {"to": status}}
     parameters = {**values, **event, "status": status, "largest_worker": largest_worker}
-    return session.connection().execute(_CREATE_JOB, parameters).one()
+    return CREATE_JOB.one(session, **parameters)
 
 
 def request_cancel(session: Session, job_id: str) -> Job:
@@ -124,4 +125,4 @@ def _build_create_job() -> Select[Any]:
     ).add_cte(created)
 
 
-_CREATE_JOB = _build_create_job()
+CREATE_JOB = Statement(_build_create_job())

@@ -10,6 +10,7 @@ from jobs.errors import NotFound
 from jobs.models import Adapter, ApiKey, Job, Json
 from jobs.repository.pages import page_of_newest
 from jobs.repository.workers import IS_ALIVE_TRAINER, workers
+from jobs.statements import Statement
 from jobs.status import JobStatus
 
 _JOB_VIEW_NAMES = (
@@ -68,7 +69,7 @@ _JOB_VIEW = select(
 )
 _WITH_ADAPTER = Job.__table__.outerjoin(Adapter.__table__, _adapters.job_id == _jobs.id)
 _JOB_VIEWS = _JOB_VIEW.add_columns(*(null().label(name) for name in QUEUE_FACTS)).select_from(_WITH_ADAPTER)
-_ONE_JOB_VIEW = (
+ONE_JOB_VIEW = Statement(
     _JOB_VIEW.add_columns(
         case((_IS_QUEUED, func.medtune_queue_position(_jobs.id))).label("queue_position"),
         *_fleet.c,
@@ -82,7 +83,7 @@ _ONE_JOB_VIEW = (
 
 def get_job_view(session: Session, job_id: str) -> Row[Any]:
     """The job's columns with its adapter's and QUEUE_FACTS."""
-    row = session.connection().execute(_ONE_JOB_VIEW, {"job_id": job_id}).first()
+    row = ONE_JOB_VIEW.first(session, job_id=job_id)
     if row is None:
         raise _job_not_found(job_id)
     return row

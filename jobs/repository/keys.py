@@ -3,13 +3,15 @@
 import datetime
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import DateTime, and_, bindparam, func, or_, select
+from sqlalchemy import DateTime, Row, and_, bindparam, func, or_, select
 from sqlalchemy.orm import Session
 
 from jobs.errors import NotFound
 from jobs.models import ApiKey
 from jobs.scopes import DEFAULT_SCOPES, Scope
+from jobs.statements import Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,36 +43,41 @@ _IDENTIFY = select(
     # In the same statement, for a round trip less: the transaction sees the key's tenant from here on.
     func.set_config("medtune.tenant", _keys.tenant_id, True),
 ).where(IS_VALID)
-_IDENTIFY_BY_HASH = _IDENTIFY.where(_keys.key_hash == bindparam("key_hash"))
-_IDENTIFY_BY_PREVIOUS_HASH = _IDENTIFY.where(
-    _keys.previous_key_hash == bindparam("key_hash"), _keys.previous_valid_until > func.now()
+IDENTIFY_BY_HASH = Statement(_IDENTIFY.where(_keys.key_hash == bindparam("key_hash")))
+_IDENTIFY_BY_PREVIOUS_HASH = Statement(
+    _IDENTIFY.where(_keys.previous_key_hash == bindparam("key_hash"), _keys.previous_valid_until > func.now())
 )
 # A session that began before a rotation ends with the value that may have opened it.
-_IDENTIFY_BY_ID = _IDENTIFY.where(
-    _keys.id == bindparam("key_id"),
-    or_(
-        _keys.previous_valid_until.is_(None),
-        _keys.previous_valid_until > func.now(),
-        _keys.previous_valid_until <= bindparam("since", type_=DateTime(timezone=True)),
-    ),
+_IDENTIFY_BY_ID = Statement(
+    _IDENTIFY.where(
+        _keys.id == bindparam("key_id"),
+        or_(
+            _keys.previous_valid_until.is_(None),
+            _keys.previous_valid_until > func.now(),
+            _keys.previous_valid_until <= bindparam("since", type_=DateTime(timezone=True)),
+        ),
+    )
 )
 
 
 def identify(session: Session, key_hash: bytes) -> Identity | None:
     """The owner of a key that is valid now; the transaction becomes its tenant's."""
-    connection = session.connection()
     # During a rotation the old value takes a second statement, so that all others take one.
-    for query in (_IDENTIFY_BY_HASH, _IDENTIFY_BY_PREVIOUS_HASH):
-        row = connection.execute(query, {"key_hash": key_hash}).first()
+    for query in (IDENTIFY_BY_HASH, _IDENTIFY_BY_PREVIOUS_HASH):
+        row = query.first(session, key_hash=key_hash)
         if row is not None:
-            return Identity(row[0], row[1], row[2], row[3], frozenset(row[4]), row[5])
+            return _build_identity(row)
     return None
 
 
 def identify_session(session: Session, key_id: str, since: datetime.datetime) -> Identity | None:
     """The same for a sign-in with that key at a time."""
-    row = session.connection().execute(_IDENTIFY_BY_ID, {"key_id": key_id, "since": since}).first()
-    return None if row is None else Identity(row[0], row[1], row[2], row[3], frozenset(row[4]), row[5])
+    row = _IDENTIFY_BY_ID.first(session, key_id=key_id, since=since)
+    return None if row is None else _build_identity(row)
+
+
+def _build_identity(row: Row[Any]) -> Identity:
+    return Identity(row.id, row.tenant_id, row.is_admin, row.max_queued, frozenset(row.scopes), row.max_storage_bytes)
 
 
 def find_invalid_key(session: Session, key_hash: bytes) -> ApiKey | None:

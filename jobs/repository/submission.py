@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from jobs.models import Dataset
 from jobs.repository.workers import IS_ALIVE_TRAINER, workers
+from jobs.statements import Statement
 from jobs.status import DatasetStatus
 
 _datasets = Dataset.__table__.c
@@ -31,15 +32,17 @@ _roomiest = (
     .limit(1)
     .lateral("roomiest")
 )
-_SUBMISSION_FACTS = select(
-    _select_column("dataset_id", _datasets.status).label("dataset_status"),
-    _select_column("dataset_id", _datasets.num_rows).label("dataset_rows"),
-    _select_column("dataset_id", _datasets.report["statistics"]).label("dataset_statistics"),
-    _select_column("validation_id", _datasets.status).label("validation_status"),
-    _largest.c.gpus.label("largest_worker"),
-    _job_gpus.label("num_gpus"),
-    *_roomiest.c,
-).select_from(_largest.outerjoin(_roomiest, true()))
+SUBMISSION_FACTS = Statement(
+    select(
+        _select_column("dataset_id", _datasets.status).label("dataset_status"),
+        _select_column("dataset_id", _datasets.num_rows).label("dataset_rows"),
+        _select_column("dataset_id", _datasets.report["statistics"]).label("dataset_statistics"),
+        _select_column("validation_id", _datasets.status).label("validation_status"),
+        _largest.c.gpus.label("largest_worker"),
+        _job_gpus.label("num_gpus"),
+        *_roomiest.c,
+    ).select_from(_largest.outerjoin(_roomiest, true()))
+)
 _LOCK_DATASETS = (
     select(_datasets.id).where(_datasets.id.in_(bindparam("ids", expanding=True))).with_for_update(read=True)
 )
@@ -57,10 +60,9 @@ def get_submission_facts(
     A dataset that is validating is locked until the transaction's end: else its check could end unseen, and the job
     would wait for it for ever.
     """
-    connection = session.connection()
     wanted = {"dataset_id": dataset_id, "validation_id": validation_id, "gpus": gpus}
-    facts = connection.execute(_SUBMISSION_FACTS, wanted).one()
+    facts = SUBMISSION_FACTS.one(session, **wanted)
     if DatasetStatus.VALIDATING not in (facts.dataset_status, facts.validation_status):
         return facts
-    connection.execute(_LOCK_DATASETS, {"ids": [dataset_id, validation_id]})
-    return connection.execute(_SUBMISSION_FACTS, wanted).one()
+    session.execute(_LOCK_DATASETS, {"ids": [dataset_id, validation_id]})
+    return SUBMISSION_FACTS.one(session, **wanted)

@@ -146,6 +146,26 @@ def test_a_model_that_cannot_be_trained_is_refused_and_listed_as_such(
     assert problem["code"] == code
 
 
+def test_a_model_that_breaks_is_refused_soon_and_taken_at_once_when_it_is_mended(
+    client: Client, service: Service, dataset_id: str
+) -> None:
+    assert service.settings.models_dir is not None
+    folder = create_model_folder(service.settings.models_dir / new_id("model"))
+    config = (folder / "config.json").read_text()
+
+    def send() -> dict[str, Any]:
+        body = {"model": folder.name, "dataset": {"id": dataset_id}}
+        answer: dict[str, Any] = client.http.post("/jobs?dry_run=true", json=body).json()
+        return answer
+
+    assert "error" not in send()
+    (folder / "config.json").write_text("[]")
+    refused = wait_until(send, lambda answer: "error" in answer, seconds=5)
+    assert refused["error"]["code"] == "model_files_damaged"
+    (folder / "config.json").write_text(config)
+    assert "error" not in send()
+
+
 def test_a_hubs_model_is_planned_without_its_shape(settings: Settings, plan_for: Callable[..., JobPlan]) -> None:
     settings.models_file = settings.home / "models.toml"
     settings.models_file.write_text('[[model]]\nid = "remote"\nsource = "someone/some-model"\n')
