@@ -38,9 +38,10 @@ def test_an_error_is_one_of_sqlalchemys_and_the_connection_goes_on(sessions: Ses
     with sessions.begin() as session:
         pid = WHO.one(session).pid
         assert ADD.first(session, tenant="a") is None
-    with pytest.raises(IntegrityError), sessions.begin() as session:
+    with sessions() as session:
         ADD.first(session, tenant="b")
-        ADD.first(session, tenant="a")
+        with pytest.raises(IntegrityError):
+            ADD.first(session, tenant="a")
     with sessions.begin() as session:
         assert WHO.one(session).pid == pid
         assert FIND.one(session, tenant="a").seq == 0
