@@ -16,7 +16,9 @@ def check_tenant_queue(session: Session, identity: Identity, settings: Settings)
         raise LimitReached("queue_limit_reached", message, remedy="try again when some of them have started")
 
 
-def check_storage(session: Session, identity: Identity, settings: Settings, num_bytes: int) -> None:
+def check_storage(
+    session: Session, identity: Identity, settings: Settings, num_bytes: int, param: str = "file"
+) -> None:
     """So many bytes more may be stored. Raises LimitReached."""
     limits = {"key": identity.max_storage_bytes, "tenant": settings.tenant_max_storage_bytes}
     if all(limit is None for limit in limits.values()):
@@ -26,7 +28,7 @@ def check_storage(session: Session, identity: Identity, settings: Settings, num_
         if limit is not None and used + num_bytes > limit:
             raise LimitReached(
                 "storage_limit_reached",
-                f"the datasets of this {owner} take {used} bytes; {num_bytes} more are over its limit of {limit}",
-                param="file",
-                remedy="delete datasets that no job uses any more",
+                f"the {owner} stores {used} bytes; {num_bytes} more are over its limit of {limit}",
+                param=param,
+                remedy="delete datasets that no job uses any more, or cancel uploads",
             )

@@ -1,4 +1,4 @@
-"""The files of what was deleted: objects of the store, and work folders of attempts on this machine.
+"""The files of what was deleted or given up: objects of the store, and work folders of attempts on this machine.
 
 Both may be done twice, by anybody, and after a crash they are done again: the record says what is left.
 """
@@ -11,6 +11,7 @@ from jobs import lifecycle, repository
 from jobs.database import LOST_DATABASE, Sessions
 from jobs.models import Deletion
 from jobs.settings import Settings
+from jobs.status import UploadStatus
 from jobs.store import Store, StoreUnavailable
 from worker.attempt import read_owner
 from worker.machine import HOSTNAME, is_owner_alive
@@ -18,7 +19,7 @@ from worker.machine import HOSTNAME, is_owner_alive
 logger = logging.getLogger(__name__)
 
 MAX_AT_ONCE = 100
-"""Deletions whose objects one ring removes."""
+"""Deletions and uploads whose objects one ring removes."""
 
 
 def delete_objects(sessions: Sessions, store: Store) -> None:
@@ -30,6 +31,20 @@ def delete_objects(sessions: Sessions, store: Store) -> None:
             delete_objects_of(sessions, store, deletion)
         except (StoreUnavailable, *LOST_DATABASE) as error:
             logger.warning("%s: its files are not deleted yet: %s", deletion.subject_id, error)
+
+
+def expire_uploads(sessions: Sessions, store: Store) -> None:
+    """Those that nobody completed in time: the bytes first, so that a crash in between loses no trace of them."""
+    try:
+        for _ in range(MAX_AT_ONCE):
+            with sessions.begin() as session:
+                upload = repository.lock_upload_that_is_over(session)
+                if upload is None:
+                    return
+                store.sweep(upload.store_folder)
+                upload.status = UploadStatus.EXPIRED
+    except (StoreUnavailable, *LOST_DATABASE) as error:
+        logger.warning("the parts of uploads that are over are not deleted yet: %s", error)
 
 
 def delete_objects_of(sessions: Sessions, store: Store, deletion: Deletion) -> None:

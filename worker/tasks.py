@@ -24,7 +24,7 @@ from worker.attempt import create_run_dir, get_run_dir
 from worker.checkpoints import CheckpointShipper, fetch_checkpoint, ship_rest
 from worker.checks import Checked, CheckInterrupted, CheckLease, check_dataset, open_workspace, sweep_leftovers
 from worker.collector import Collector
-from worker.deleting import delete_late_objects, delete_objects
+from worker.deleting import delete_late_objects, delete_objects, expire_uploads
 from worker.exporting import export_next
 from worker.gpus import GpuSlots, claiming
 from worker.heartbeat import Heartbeat, read_clock
@@ -267,6 +267,7 @@ def check_next_dataset() -> None:
     if not is_stopping():  # Also when the disk is nearly full: this makes room.
         _sweep_all()
         delete_objects(get_sessions(), Store(SETTINGS.store_location))
+        expire_uploads(get_sessions(), Store(SETTINGS.store_location))
     if find_problem(SETTINGS, Queue.CHECK, is_stopping=is_stopping(), rests_until=get_rest()) is not None:
         return
     owner = get_owner().id

@@ -263,9 +263,10 @@ def store_dataset(
     new: NewDataset,
     sending: Sending,
     write_answer: Callable[[Session, Dataset], str],
+    free_reserved: Callable[[Session], None] = lambda _session: None,
 ) -> str:
     """The answer. Bytes first, then the row that names them; if either fails, or the same was sent before, nothing
-    stays of this one. `write_answer` is the last part of the transaction."""
+    stays of this one. `free_reserved` is the first part of the transaction, and `write_answer` the last."""
     filename = (new.filename or "dataset").replace("\0", "")[:200]
     dataset_id = new_id("ds")
     store_key = f"{build_store_folder(dataset_id)}/data"
@@ -291,6 +292,7 @@ def store_dataset(
             if first.answer is not None:
                 services.store.delete(store_key)
                 return first.answer
+            free_reserved(session)
             check_storage(session, identity, services.settings, dataset.num_bytes)
             session.add(dataset)
             session.flush()

@@ -112,7 +112,7 @@ from jobs.repository.uploads import (
     is_upload_over,
     list_upload_parts,
     lock_upload,
-    lock_uploads_that_are_over,
+    lock_upload_that_is_over,
 )
 from jobs.repository.webhooks import (
     find_webhook_by_url,
@@ -228,7 +228,7 @@ __all__ = [
     "lock_key",
     "lock_review",
     "lock_upload",
-    "lock_uploads_that_are_over",
+    "lock_upload_that_is_over",
     "lock_waiting_dataset",
     "lock_waiting_export",
     "lock_webhook",

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 
-from sqlalchemy import Select, func, or_, select, tuple_
+from sqlalchemy import Select, func, literal, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from jobs.errors import NotFound
-from jobs.models import Dataset, Job, VaultRow
+from jobs.models import Dataset, Job, Upload, VaultRow
 from jobs.repository.deletions import deletions_with_files
 from jobs.repository.pages import page_of_newest, page_of_oldest
-from jobs.status import DatasetStatus
+from jobs.repository.uploads import uploads_that_are_over
+from jobs.status import DatasetStatus, UploadStatus
 
 _BATCH = 1000
 
@@ -32,15 +33,20 @@ def list_datasets(session: Session, *, limit: int, after: str | None, oldest_fir
 
 
 def sum_stored_bytes(session: Session, tenant_id: str, key_id: str) -> tuple[int, int]:
-    """Bytes of the key's datasets, and of all of the tenant's; rejected ones have none any more.
+    """Bytes of the key's datasets, and of all of the tenant's; rejected ones have none any more. And those that uploads
+    in parts have announced.
 
     Whoever asks for the same tenant meanwhile waits.
     """
     session.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"stored/{tenant_id}", 0))))
     sums = (func.sum(Dataset.num_bytes).filter(Dataset.created_by == key_id), func.sum(Dataset.num_bytes))
     counted = (Dataset.tenant_id == tenant_id, Dataset.status != DatasetStatus.REJECTED)
-    of_key, of_tenant = session.execute(select(*sums).where(*counted)).one()
-    return int(of_key or 0), int(of_tenant or 0)
+    stored = session.execute(select(*sums).where(*counted)).one()
+    sums = (func.sum(Upload.num_bytes).filter(Upload.created_by == key_id), func.sum(Upload.num_bytes))
+    counted = (Upload.tenant_id == tenant_id, Upload.status == UploadStatus.PENDING)
+    announced = session.execute(select(*sums).where(*counted)).one()
+    of_key, of_tenant = (int((a or 0) + (b or 0)) for a, b in zip(stored, announced, strict=True))
+    return of_key, of_tenant
 
 
 def count_jobs_of_dataset(session: Session, dataset_id: str) -> int:
@@ -51,13 +57,13 @@ def count_jobs_of_dataset(session: Session, dataset_id: str) -> int:
 def count_waiting_datasets(session: Session, at_most: int) -> int:
     """Those that a worker could check now, rid of leftovers, or rid the store of; there may be more than `at_most`.
 
-    Jobs, too, whose files are to be deleted.
+    Jobs, too, whose files are to be deleted, and uploads that are over.
     """
-    waiting, littered, deleted = (
+    counts = (
         select(func.count()).select_from(query.limit(at_most).subquery()).scalar_subquery()
-        for query in (_waiting_datasets(), _datasets_with_leftovers(), deletions_with_files())
+        for query in (_waiting_datasets(), _datasets_with_leftovers(), deletions_with_files(), uploads_that_are_over())
     )
-    return session.scalar(select(waiting + littered + deleted)) or 0
+    return session.scalar(select(sum(counts, literal(0)))) or 0
 
 
 def list_datasets_with_leftovers(session: Session, limit: int) -> Sequence[Dataset]:

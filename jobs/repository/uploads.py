@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from jobs.errors import NotFound
 from jobs.models import Upload, UploadPart
 from jobs.status import UploadStatus
-
-_BATCH = 100
 
 
 def get_upload(session: Session, upload_id: str) -> Upload:
@@ -30,10 +28,13 @@ def list_upload_parts(session: Session, upload_id: str) -> Sequence[UploadPart]:
     return session.scalars(select(UploadPart).where(UploadPart.upload_id == upload_id)).all()
 
 
-def lock_uploads_that_are_over(session: Session) -> Sequence[Upload]:
-    """Up to so many that are pending still."""
-    is_over = (Upload.status == UploadStatus.PENDING, Upload.expires_at < func.now())
-    return session.scalars(select(Upload).where(*is_over).limit(_BATCH).with_for_update(skip_locked=True)).all()
+def lock_upload_that_is_over(session: Session) -> Upload | None:
+    """One that is pending still."""
+    return session.scalar(uploads_that_are_over().limit(1).with_for_update(skip_locked=True))
+
+
+def uploads_that_are_over() -> Select[Upload]:
+    return select(Upload).where(Upload.status == UploadStatus.PENDING, Upload.expires_at < func.now())
 
 
 def _check(upload_id: str, upload: Upload | None) -> Upload:

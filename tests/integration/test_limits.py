@@ -85,3 +85,23 @@ def test_datasets_of_a_key_take_no_more_than_its_limit(api: TestClient, limited:
     assert stored == {response.json()["id"] for response in sent[:2]}
     assert api.delete(f"/datasets/{sent[0].json()['id']}", headers=key).status_code == 200
     assert api.post("/datasets", headers=key, files={"file": ("rows.jsonl", ROWS)}).status_code == 201
+
+
+def test_what_an_upload_in_parts_announces_counts_as_stored_and_once(api: TestClient, limited: Settings) -> None:
+    key = make_key(limited, is_admin=True, max_storage_bytes=2 * len(ROWS))
+    whole = {"bytes": 2 * len(ROWS), "filename": "rows.jsonl", "mime_type": "", "purpose": "fine-tune"}
+    begun = api.post("/v1/uploads", headers=key, json=whole).json()["id"]
+
+    refused = api.post("/v1/uploads", headers=key, json=whole | {"bytes": 1})
+    dataset = api.post("/datasets", headers=key, files={"file": ("rows.jsonl", ROWS)})
+    parts = [api.post(f"/v1/uploads/{begun}/parts", headers=key, files={"data": ROWS}).json()["id"] for _ in range(2)]
+    completed = api.post(f"/v1/uploads/{begun}/complete", headers=key, json={"part_ids": parts})
+
+    assert read(refused) == (429, "storage_limit_reached")
+    assert refused.json()["error"]["param"] == "bytes"
+    assert read(dataset) == (429, "storage_limit_reached")
+    assert (completed.status_code, completed.json()["status"]) == (200, "completed")
+    assert api.delete(f"/v1/files/{completed.json()['file']['id']}", headers=key).status_code == 200
+    again = api.post("/v1/uploads", headers=key, json=whole).json()["id"]
+    assert api.post(f"/v1/uploads/{again}/cancel", headers=key).status_code == 200
+    assert api.post("/datasets", headers=key, files={"file": ("rows.jsonl", ROWS)}).status_code == 201

@@ -24,6 +24,7 @@ from jobs.errors import Conflict, InvalidRequest, NotFound, TooLarge
 from jobs.idempotency import Sending
 from jobs.ids import new_id
 from jobs.models import Dataset, Upload, UploadPart
+from jobs.quotas import check_storage
 from jobs.repository import Identity
 from jobs.status import UploadStatus
 from jobs.store import CHUNK_BYTES, Store
@@ -95,9 +96,8 @@ class CompleteBody(_Body):
 def create_upload(
     body: UploadBody, transaction: TransactionDep, services: ServicesDep, sending: SendingDep
 ) -> Response:
-    """It expires after an hour."""
+    """It expires after an hour. Until then what it announces counts as stored."""
     with transaction as caller:
-        forgotten = _expire_uploads(caller.session)
         check_purpose(body.purpose)
         build_new_dataset(services, caller.identity, io.BytesIO(), body.filename, body.medtune)
         limit = services.settings.max_upload_bytes
@@ -105,11 +105,10 @@ def create_upload(
             raise TooLarge("file_too_large", f"bytes: more than {limit} bytes", param="bytes", max_bytes=limit)
         first = claim(caller, sending, body.model_dump_json())
         if (answer := first.answer) is None:
+            check_storage(caller.session, caller.identity, services.settings, body.bytes, param="bytes")
             upload = _create(caller, body)
             answer = read_upload(upload).model_dump_json()
             first.keep(answer)
-    for folder in forgotten:
-        services.store.sweep(folder)
     return Response(answer, media_type="application/json")
 
 
@@ -160,16 +159,20 @@ def _complete(services: Services, identity: Identity, upload_id: str, body: Comp
     _check_parts(upload, body, known)
     with _Parts(services.store, [known[part_id].store_key for part_id in body.part_ids]) as file:
 
-        def finish(session: Session, dataset: Dataset) -> str:
-            locked = _lock_pending(session, upload_id)
+        def close(session: Session) -> None:
             if body.md5 is not None and file.md5.hexdigest() != body.md5.lower():
                 raise InvalidRequest("md5_mismatch", "md5: the parts in this order have another", param="md5")
-            locked.status, locked.dataset_id = UploadStatus.COMPLETED, dataset.id
-            return read_upload(locked, read_file(dataset)).model_dump_json()
+            _lock_pending(session, upload_id).status = UploadStatus.COMPLETED
+            session.flush()
+
+        def finish(session: Session, dataset: Dataset) -> str:
+            closed = repository.get_upload(session, upload_id)
+            closed.dataset_id = dataset.id
+            return read_upload(closed, read_file(dataset)).model_dump_json()
 
         new = build_new_dataset(services, identity, cast(BinaryIO, file), upload.filename, upload.options)
         # An upload is completed once: it needs no key of its own.
-        answer = store_dataset(services, identity, new, Sending("complete"), finish)
+        answer = store_dataset(services, identity, new, Sending("complete"), finish, close)
     services.store.sweep(upload.store_folder)
     return UploadObject.model_validate_json(answer)
 
@@ -269,14 +272,6 @@ def _check_parts(upload: Upload, body: CompleteBody, known: dict[str, UploadPart
     if total != upload.num_bytes:
         message = f"part_ids: these parts have {total} bytes, and {upload.num_bytes} were announced"
         raise InvalidRequest("upload_incomplete", message, param="part_ids")
-
-
-def _expire_uploads(session: Session) -> Sequence[str]:
-    """Close those of this tenant that nobody completed; their folders in the store, which are to go."""
-    over = repository.lock_uploads_that_are_over(session)
-    for upload in over:
-        upload.status = UploadStatus.EXPIRED
-    return [upload.store_folder for upload in over]
 
 
 class _Parts:
