@@ -1,5 +1,6 @@
 """What the official client cannot show of OpenAI's API: fields, refusals, and that it is the same job as in our own."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tests.plain_client import Client
 
 JOBS = "/v1/fine_tuning/jobs"
 UPLOAD = {"bytes": 39, "filename": "rows.jsonl", "mime_type": "application/jsonl", "purpose": "fine-tune"}
+PARTS = [b'{"a": 1}\n'] + [b"\n"] * 40
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +174,19 @@ def test_an_upload_that_nobody_completes_expires_and_leaves_no_bytes(client: Cli
         assert (answer.status_code, answer.json()["error"]["code"]) == (409, "upload_is_closed")
         assert answer.headers["x-should-retry"] == "false"
     wait_until(lambda: list(folder.iterdir()), lambda left: not left)
+
+
+def test_of_completing_and_cancelling_at_once_one_wins_and_the_other_is_told(client: Client) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(15):
+            upload_id = client.post("/v1/uploads", {**UPLOAD, "bytes": sum(map(len, PARTS))})["id"]
+            sent = [client.http.post(f"/v1/uploads/{upload_id}/parts", files={"data": part}) for part in PARTS]
+            parts = [answer.json()["id"] for answer in sent]
+            completing = pool.submit(client.http.post, f"/v1/uploads/{upload_id}/complete", json={"part_ids": parts})
+            cancelling = pool.submit(client.http.post, f"/v1/uploads/{upload_id}/cancel")
+            answers = [future.result() for future in (completing, cancelling)]
+            [loser] = [answer for answer in answers if answer.status_code != 200]
+            assert (loser.status_code, loser.json()["error"]["code"]) == (409, "upload_is_closed")
 
 
 def test_uploads_that_cannot_be_are_refused(client: Client) -> None:

@@ -27,7 +27,7 @@ from jobs.models import Dataset, Upload, UploadPart
 from jobs.quotas import check_storage
 from jobs.repository import Identity
 from jobs.status import UploadStatus
-from jobs.store import CHUNK_BYTES, Store
+from jobs.store import CHUNK_BYTES, Store, StoreUnavailable
 
 router = APIRouter(prefix="/uploads")
 
@@ -134,8 +134,8 @@ def complete_upload(upload_id: str, body: CompleteBody, identity: IdentityDep, s
     try:
         if (completed := _find_completed(services, identity, upload_id)) is None:
             completed = _complete(services, identity, upload_id, body)
-    except (Conflict, FileNotFoundError):
-        # Closed while this one read the parts; by the same request, perhaps, which the client sent twice.
+    except (Conflict, StoreUnavailable, OSError):
+        # Closed, and its parts deleted, while this one read them; by the same request, perhaps, sent twice.
         if (completed := _find_completed(services, identity, upload_id)) is None:
             raise
     return completed
