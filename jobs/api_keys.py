@@ -1,5 +1,6 @@
 """API keys: made once, shown once, stored as a keyed hash."""
 
+import base64
 import datetime
 import hashlib
 import hmac
@@ -55,6 +56,23 @@ def create_key(
     session.flush()
     session.refresh(key)
     return key, value
+
+
+def set_derived_value(session: Session, secret_key: bytes, key: ApiKey) -> str:
+    """In the place of a new key's random one, when its creation may be answered twice: so it need not be stored."""
+    value = derive_value(secret_key, key.id)
+    key.key_hash = hash_key(value, secret_key)
+    session.flush()
+    return value
+
+
+def derive_value(secret_key: bytes, key_id: str) -> str:
+    """As `set_derived_value` gave it.
+
+    No API key has a zero byte, so that this is the hash of none.
+    """
+    digest = hmac.digest(secret_key, f"\0api_key\0{key_id}".encode(), hashlib.sha256)
+    return _write_value(digest)
 
 
 def ensure_bootstrap_key(session: Session, secret_key: bytes, value: str) -> None:
@@ -129,4 +147,8 @@ def _check_valid(session: Session, key: ApiKey) -> None:
 
 
 def _new_value() -> str:
-    return f"mt_{secrets.token_urlsafe(32)}"
+    return _write_value(secrets.token_bytes(32))
+
+
+def _write_value(key_bytes: bytes) -> str:
+    return f"mt_{base64.urlsafe_b64encode(key_bytes).rstrip(b'=').decode()}"

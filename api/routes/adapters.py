@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
 
 from api.dependencies import Caller, TransactionDep
+from api.idempotency import SendingDep, claim
 from api.pages import Page
 from api.safety_schemas import (
     AdapterDetails,
@@ -46,12 +47,17 @@ def get_adapter(job_id: str, transaction: TransactionDep) -> AdapterDetails:
 
 
 @router.post("/{job_id}/review", status_code=201, summary="Let people decide about open findings")
-def request_review(job_id: str, transaction: TransactionDep) -> ReviewRead:
+def request_review(job_id: str, transaction: TransactionDep, sending: SendingDep) -> ReviewRead:
     """409 when nothing is open, or a review is open already."""
     with transaction as caller:
+        first = claim(caller, sending, "")
+        if first.answer is not None:
+            return ReviewRead.model_validate_json(first.answer)
         review = lifecycle.request_review(caller.session, job_id)
         caller.session.refresh(review)
-        return read_review(review)
+        answer = read_review(review)
+        first.keep(answer.model_dump_json())
+        return answer
 
 
 @router.post("/{job_id}/approve", summary="Approve a candidate")

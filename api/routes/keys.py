@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from api.dependencies import Caller, ServicesDep, TransactionDep
+from api.idempotency import SendingDep, claim
 from api.pages import Page, ReadModel
 from jobs import api_keys, repository
 from jobs.errors import Conflict, InvalidRequest
@@ -80,9 +81,14 @@ class KeyCreated(KeyRead):
 
 
 @router.post("", status_code=201, summary="Make a key")
-def create_key(body: KeyCreate, transaction: TransactionDep, services: ServicesDep) -> KeyCreated:
+def create_key(body: KeyCreate, transaction: TransactionDep, services: ServicesDep, sending: SendingDep) -> KeyCreated:
     """In the own tenant. 403 for a scope or a limit that goes beyond the key that asks."""
     with transaction as caller:
+        # Only the key that asked gets the value once more.
+        first = claim(caller, sending, f"{caller.identity.key_id} {body.model_dump_json()}")
+        if first.answer is not None:
+            made = KeyRead.model_validate_json(first.answer)
+            return KeyCreated(**made.model_dump(), value=api_keys.derive_value(services.secret_key, made.id))
         holder = _get_holder(caller)
         end = body.expires_at or holder.expires_at
         if end is not None and end <= datetime.datetime.now(datetime.UTC):
@@ -100,6 +106,9 @@ def create_key(body: KeyCreate, transaction: TransactionDep, services: ServicesD
         )
         api_keys.check_power(holder, key)
         caller.object_id = key.id
+        if first.row is not None:
+            value = api_keys.set_derived_value(caller.session, services.secret_key, key)
+        first.keep(_read(key).model_dump_json())
         return _show(key, value)
 
 

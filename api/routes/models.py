@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from api.dependencies import IdentityDep, ServicesDep, TransactionDep
+from api.idempotency import SendingDep, claim
 from api.pages import Page
 from api.schemas import ModelRead
 from jobs.errors import InvalidRequest, NotFound
@@ -55,7 +56,11 @@ class ModelCreate(BaseModel):
 
 @router.post("", status_code=201, summary="Register a base model")
 def create_model(
-    body: ModelCreate, _identity: IdentityDep, transaction: TransactionDep, services: ServicesDep
+    body: ModelCreate,
+    _identity: IdentityDep,
+    transaction: TransactionDep,
+    services: ServicesDep,
+    sending: SendingDep,
 ) -> ModelRead:
     """For all tenants, at once, pinned to a commit or to the digest of a folder's files. Safetensors only. Code that
     comes with a model is the operator's decision: `medtune models add --trust-remote-code`. A hub's model is fetched by
@@ -65,10 +70,16 @@ def create_model(
     """
     entry = ModelEntry(**body.model_dump())
     _check_folder(services.settings, entry.source)
-    model = add_model(services.settings, entry)  # Outside a transaction: it may ask the hub.
     with transaction as caller:
+        first = claim(caller, sending, body.model_dump_json())
+        if first.answer is not None:
+            return ModelRead.model_validate_json(first.answer)
+        # Within the transaction, though it may ask the hub: it is rare, and admins' alone.
+        model = add_model(services.settings, entry)
         caller.object_id = model.id
-    return _read_model(services.settings, model)
+        answer = _read_model(services.settings, model)
+        first.keep(answer.model_dump_json())
+    return answer
 
 
 @router.get("", summary="List base models")

@@ -16,6 +16,9 @@ MAX_ENDPOINTS = 20
 OVERLAP = timedelta(hours=24)
 """After a rotation messages are signed with the old secret, too, for so long."""
 
+FIRST_SECRET = 1
+"""The version of an endpoint's first secret."""
+
 
 def create_endpoint(
     session: Session, secret_key: bytes, *, tenant_id: str, key_id: str, url: str, all_jobs: bool
@@ -30,7 +33,12 @@ def create_endpoint(
         message = f"there are {MAX_ENDPOINTS} webhooks already, which is the limit"
         raise Conflict("too_many_webhooks", message, remedy="delete one that is not needed")
     endpoint = WebhookEndpoint(
-        id=new_id("wh"), tenant_id=tenant_id, url=url, all_jobs=all_jobs, secret_version=0, created_by=key_id
+        id=new_id("wh"),
+        tenant_id=tenant_id,
+        url=url,
+        all_jobs=all_jobs,
+        secret_version=FIRST_SECRET - 1,
+        created_by=key_id,
     )
     session.add(endpoint)
     return endpoint, _renew_secret(session, secret_key, endpoint)

@@ -448,7 +448,8 @@ def test_row_level_security_alone_hides_every_row(
 
     def count(session: Session) -> tuple[int | None, int | None]:
         one = text(f"SELECT count(*) FROM {table} WHERE {column} = :id")
-        return session.scalar(one, {"id": wanted}), session.scalar(text(f"SELECT count(*) FROM {table}"))
+        hidden = "WHERE state <> 'released'" if table == "adapters" else ""  # Everybody may use the others.
+        return session.scalar(one, {"id": wanted}), session.scalar(text(f"SELECT count(*) FROM {table} {hidden}"))
 
     sessions = build_sessions(engine)
     with tenant_transaction(sessions, "default") as session:

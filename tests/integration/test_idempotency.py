@@ -92,6 +92,40 @@ def test_a_dataset_is_uploaded_once(client: Client, service: Service, tmp_path: 
     assert left <= folders
 
 
+def test_a_key_is_made_once_and_only_who_made_it_hears_its_value_again(
+    client: Client, service: Service, tmp_path: Path
+) -> None:
+    headers, body = {"Idempotency-Key": f"key {tmp_path}"}, {"name": str(tmp_path)}
+    admin = client.post("/keys", {"name": "admin", "scopes": ["admin"]})["value"]
+    first, again = (client.http.post("/keys", json=body, headers=headers) for _ in range(2))
+    hers = client.http.post("/keys", json=body, headers=headers | {"Authorization": f"Bearer {admin}"})
+
+    assert (first.status_code, again.status_code, again.json()) == (201, 201, first.json())
+    assert (hers.status_code, hers.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    assert [key["id"] for key in client.get("/keys")["data"] if key["name"] == body["name"]] == [first.json()["id"]]
+    value = first.json()["value"]
+    assert httpx.get(f"{service.url}/jobs", headers={"Authorization": f"Bearer {value}"}).status_code == 200
+    assert value != client.http.post("/keys", json=body).json()["value"]
+
+
+def test_webhooks_and_test_messages_are_made_once(client: Client, colleague: Client, tmp_path: Path) -> None:
+    headers = {"Idempotency-Key": f"once {tmp_path}"}
+    hook = {"url": f"https://93.184.216.34{tmp_path}", "jobs": "named"}
+    first, again = (client.http.post("/webhooks", json=hook, headers=headers) for _ in range(2))
+    hers = colleague.http.post("/webhooks", json=hook, headers=headers)
+    path = f"/webhooks/{first.json()['id']}"
+    test_headers = {"Idempotency-Key": f"test {tmp_path}"}
+    messages = [client.http.post(f"{path}/test", headers=test_headers) for _ in range(2)]
+    rotated = client.post(f"{path}/rotate")["secret"]
+
+    assert (first.status_code, again.status_code, again.json()) == (201, 201, first.json())
+    assert (hers.status_code, hers.json()["error"]["code"]) == (422, "idempotency_key_reused")
+    assert first.json()["secret"] != rotated
+    assert (messages[0].status_code, messages[1].json()) == (202, messages[0].json())
+    assert len(client.get(f"{path}/deliveries")["data"]) == 1
+    client.http.delete(path)
+
+
 def test_a_refused_request_leaves_its_key_free(client: Client, body: dict[str, Any]) -> None:
     headers = {"Idempotency-Key": f"refused {body['metadata']['of']}"}
 

@@ -56,13 +56,14 @@ def test_a_model_is_registered_and_jobs_may_name_it_at_once(
     assert site.models_dir is not None
     folder = create_model_folder(site.models_dir / ".kept" / "large")
 
-    created = api_client.post("/models", json={"id": "org/large", "source": str(folder), "chat_template": "alpaca"})
+    entry = {"id": "org/large", "source": str(folder), "chat_template": "alpaca"}
+    created, again = (api_client.post("/models", json=entry, headers={"Idempotency-Key": "1"}) for _ in range(2))
     headers, member = add_tenants_key("a", Scope.JOBS_READ, Scope.JOBS_WRITE)
     body = {"model": "org/large", "dataset": {"id": add_dataset(api, identity)}}
     job = api_client.post("/jobs", headers=headers, json=body)
 
     model = created.json()
-    assert created.status_code == 201
+    assert (created.status_code, again.status_code, again.json()) == (201, 201, model)
     assert (model["id"], model["source"], model["trainable"], model["is_local"]) == ("org/large", "folder", True, True)
     assert model["digest"].startswith("sha256:")
     assert api_client.get("/models/org/large").json() == model

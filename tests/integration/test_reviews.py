@@ -152,8 +152,10 @@ def test_findings_that_were_only_recorded_stand_in_the_way_of_a_release(
     assert [finding["probe_id"] for finding in blockers[0]["findings"]] == CRITICAL["critical"]
     assert refuse(client, f"/adapters/{job_id}/approve") == (409, "release_blocked")
     assert refuse(client, f"/adapters/{job_id}/release") == (409, "adapter_state")
-    review = client.post(f"/adapters/{job_id}/review")
+    headers = {"Idempotency-Key": f"review {job_id}"}
+    review, again = (client.http.post(f"/adapters/{job_id}/review", headers=headers).json() for _ in range(2))
     assert (review["state"], review["cause"]) == ("open", "adapter")
+    assert again == review
     assert refuse(client, f"/adapters/{job_id}/review") == (409, "review_is_open")
     assert refuse(client, f"/adapters/{job_id}/approve") == (409, "release_blocked")
 
