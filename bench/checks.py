@@ -36,16 +36,15 @@ _SHORT_WORDS = 6
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--mb", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--short-mb", type=int, nargs="+", default=SHORT_SIZES)
-    parser.add_argument("--only-short", action="store_true", help="and keep the other figures of the last run")
+    parser.add_argument("--mb", type=int, nargs="*", default=SIZES, help="none: keep the figures of the last run")
+    parser.add_argument("--short-mb", type=int, nargs="*", default=SHORT_SIZES)
     parser.add_argument("--file", type=Path, help="check this file in this process, and print what it took")
     options = parser.parse_args(arguments)
     if options.file:
         print(json.dumps(measure(options.file)))
         return
-    figures = read_figures("checks") if options.only_short else {}
-    for size in () if options.only_short else sorted(options.mb):
+    figures = read_figures("checks")
+    for size in sorted(options.mb):
         taken = check_rows(size)
         megabytes = taken.pop("megabytes")
         figures |= {f"{name}_{size}": taken.pop(name) for name in ("rows", "peak_mib")}
