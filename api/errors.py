@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
@@ -70,6 +71,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _handle_validation_error)
     app.add_exception_handler(HTTPException, _handle_http_exception)
     app.add_exception_handler(DataError, _handle_data_error)
+    app.add_exception_handler(PydanticSerializationError, _handle_no_text)
     app.add_exception_handler(IntegrityError, _handle_integrity_error)
     for lost_database in (OperationalError, InterfaceError, PoolTimeout):
         app.add_exception_handler(lost_database, _handle_lost_database)
@@ -141,6 +143,15 @@ def _handle_data_error(request: Request, _error: Exception) -> JSONResponse:
     message = "the address holds characters or numbers that cannot be"
     status = 400 if is_openai(request) else 422
     return build_error_response(status, "invalid_request_error", "invalid_field", message)
+
+
+def _handle_no_text(request: Request, error: Exception) -> JSONResponse:
+    """JSON can hold half of a surrogate pair, and a plain text field takes it; it is no character."""
+    if "surrogates not allowed" not in str(error):
+        raise error
+    message = "body: it holds half of a surrogate pair, such as \\ud800, which is no character"
+    status = 400 if is_openai(request) else 422
+    return build_error_response(status, "invalid_request_error", "invalid_field", message, param="body")
 
 
 def _handle_integrity_error(_request: Request, _error: Exception) -> JSONResponse:

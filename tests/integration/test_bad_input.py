@@ -73,6 +73,28 @@ def test_broken_json_is_refused(client: Client) -> None:
     assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid_field")
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/fine_tuning/jobs", {"model": "tiny", "training_file": "\ud800"}),
+        (
+            "/v1/fine_tuning/jobs",
+            {"model": "tiny", "training_file": "file-x", "medtune": {"training": {"x": "\ud800"}}},
+        ),
+        ("/v1/uploads", {"bytes": 3, "filename": "a", "mime_type": "\ud800", "purpose": "fine-tune"}),
+        ("/v1/uploads", {"bytes": 3, "filename": "a", "mime_type": "", "purpose": "\udc00"}),
+        (
+            "/v1/uploads",
+            {"bytes": 3, "filename": "a", "mime_type": "", "purpose": "fine-tune", "medtune": {"name": "\udc00"}},
+        ),
+    ],
+)
+def test_half_a_surrogate_pair_is_refused(client: Client, path: str, body: Any) -> None:
+    response = client.http.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+
+    assert (response.status_code, response.json()["error"]["type"]) == (400, "invalid_request_error")
+
+
 @pytest.mark.parametrize("field", ["dataset", "validation"])
 def test_an_absent_dataset_is_refused(client: Client, dataset_id: str, field: str) -> None:
     body = {"model": "tiny", "dataset": {"id": dataset_id}, field: {"id": ABSENT}}
